@@ -1,0 +1,7 @@
+//! What an image is: manifest, chunks, codecs; packing and unpacking it; signing and checking it; where it stands in a store.
+
+pub mod digest;
+pub mod open;
+pub mod table;
+
+pub use open::Image;

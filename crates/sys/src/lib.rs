@@ -1,0 +1,11 @@
+//! The kernel's side of the house: disks, direct I/O, aligned memory.
+//!
+//! **Invariant:** the only crate with `unsafe`; every use says why it is needed and why it is sound.
+//! **Invariant:** Linux on 64 bits only, so a `u64` size of a disk always fits an offset.
+
+pub mod aligned;
+pub mod disk;
+pub mod medium;
+
+pub use aligned::AlignedBuf;
+pub use medium::{Disk, Medium};
