@@ -2,10 +2,25 @@
 //!
 //! [`Transfer`] is what everybody uses: a store with one retry budget, deadlines and resumption on top.
 
+pub mod budget;
+pub mod clock;
 pub mod error;
+pub mod key;
+pub mod local;
+pub mod memory;
+mod open;
+mod pace;
+mod random;
+pub mod reader;
 pub mod transfer;
 
+pub use budget::Policy;
+pub use clock::{Clock, SystemClock, VirtualClock};
 pub use error::{Error, Kind, Result};
+pub use local::Local;
+pub use memory::Memory;
+pub use open::{open, open_object};
+pub use reader::Reader;
 pub use transfer::Transfer;
 
 use std::fmt;
@@ -23,18 +38,22 @@ pub struct Object {
 
 /// Where objects live. Blocking and shared between threads: the data path is threads, async stays inside.
 ///
-/// One call is one attempt: nothing here retries ([`Transfer`] does). Keys are relative to the store's prefix.
+/// One call is one attempt: nothing here retries ([`Transfer`] does), except that `upload` repeats single parts, because
+/// only it still has their bytes. Every call, and every `read` of a body, returns in bounded time: a store that waits for
+/// a network has deadlines of its own. Keys are relative to the store's prefix and have the form that [`key::check`]
+/// accepts.
 pub trait Store: Send + Sync + fmt::Debug {
     /// The store as a person writes it, without credentials: `s3://images/os`.
     fn describe(&self) -> String;
     /// The object's size, or [`Kind::NotFound`].
     fn head(&self, key: &str) -> Result<Object>;
     /// Opens a body that delivers `range` of the object. It may break off (an error, or an early end): who reads counts.
+    /// A range that reaches beyond the object's end is [`Kind::Wrong`].
     fn read(&self, key: &str, range: Range<u64>) -> Result<Box<dyn Read + Send>>;
     /// Writes a small object whole; readers see the old one or the new one.
     fn put(&self, key: &str, bytes: &[u8]) -> Result<()>;
     /// Writes an object of `size` bytes from `body`, in parts where it is large; readers see it whole or not at all.
-    /// `progress` is told how many bytes have been sent.
+    /// `progress` is told how many bytes have been sent. A body of another length is [`Kind::Invalid`].
     fn upload(&self, key: &str, size: u64, body: &mut (dyn Read + Send), progress: &dyn Fn(u64)) -> Result<()>;
     /// All objects whose key begins with `prefix`, sorted by key.
     fn list(&self, prefix: &str) -> Result<Vec<Object>>;
