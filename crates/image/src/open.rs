@@ -4,15 +4,31 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use model::manifest::TableRef;
 use model::{Digest, Manifest};
 use store::Transfer;
 
-use crate::table::{BlockPage, ChunkPage};
+use crate::codec;
+use crate::digest::{self, Tree};
+use crate::recent::Recent;
+use crate::table::{BlockPage, ChunkPage, Directory, Geometry, Kind, Malformed};
+
+/// Chunk pages kept: one for each of a few threads that walk the disk, at 200 KB each.
+const CHUNK_PAGES_KEPT: usize = 8;
+/// Block pages kept: 512 KiB each with chunks of 64 KiB, and walked once, in order.
+const BLOCK_PAGES_KEPT: usize = 2;
 
 /// An image whose manifest was checked against the trusted keys. Shared between threads.
 #[derive(Debug)]
 pub struct Image {
     manifest: Manifest,
+    transfer: Transfer,
+    folder: String,
+    geometry: Geometry,
+    chunks: Directory,
+    blocks: Directory,
+    chunk_pages: Recent<ChunkPage>,
+    block_pages: Recent<BlockPage>,
 }
 
 /// Why an image cannot be read.
@@ -32,10 +48,37 @@ pub enum Error {
 }
 
 impl Image {
-    /// Opens the image whose already checked manifest stands in `folder` of the store.
+    /// Opens the image whose already checked manifest stands in `folder` of the store (empty: at its top), and checks
+    /// that both tables are the manifest's, as far as their directories say.
     pub fn open(transfer: Transfer, folder: &str, manifest: Manifest) -> Result<Self, Error> {
-        let _ = (transfer, folder, manifest);
-        todo!()
+        let geometry = Geometry::of(&manifest);
+        let directory = |kind: Kind, table: &TableRef| {
+            let object = &table.object;
+            let size = table.directory_size;
+            if Directory::size(geometry) != Some(size) {
+                return Err(mismatch(object, format!("a directory of {size} bytes does not fit the disk")));
+            }
+            let bytes = transfer.get(&key(folder, object), 0..u64::from(size))?;
+            let digest = Digest(*blake3::hash(&bytes).as_bytes());
+            if digest != table.directory_blake3 {
+                let wanted = table.directory_blake3;
+                return Err(mismatch(object, format!("its directory has digest {digest}, not {wanted}")));
+            }
+            Directory::decode(&bytes, kind, geometry, manifest.payload.size, table.size)
+                .map_err(|Malformed(why)| mismatch(object, why))
+        };
+        let chunks = directory(Kind::Chunks, &manifest.chunk_table)?;
+        let blocks = directory(Kind::Blocks, &manifest.block_table)?;
+        Ok(Self {
+            manifest,
+            transfer,
+            folder: folder.to_owned(),
+            geometry,
+            chunks,
+            blocks,
+            chunk_pages: Recent::new(CHUNK_PAGES_KEPT),
+            block_pages: Recent::new(BLOCK_PAGES_KEPT),
+        })
     }
 
     /// Its manifest.
@@ -43,33 +86,94 @@ impl Image {
         &self.manifest
     }
 
+    /// The disk's size and that of its chunks.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Number of pages of each table.
+    pub fn page_count(&self) -> u64 {
+        self.chunks.page_count()
+    }
+
+    /// The part of the payload that holds the frames of page `page`, so that neighbouring frames are fetched as one.
+    ///
+    /// # Panics
+    /// If there is no such page.
+    pub fn payload_range(&self, page: u64) -> Range<u64> {
+        self.chunks.payload_range(page).expect("a page of this image")
+    }
+
     /// Page `page` of the chunk table: chunks `page * PAGE_CHUNKS` and on. Fetched, checked, and kept for a while.
+    ///
+    /// # Panics
+    /// If there is no such page.
     pub fn chunk_page(&self, page: u64) -> Result<Arc<ChunkPage>, Error> {
-        let _ = page;
-        todo!()
+        self.chunk_pages.get(page, || {
+            let bytes = self.page(&self.chunks, &self.manifest.chunk_table, page)?;
+            ChunkPage::decode(&bytes, self.geometry, self.geometry.page_chunks(page), self.payload_range(page))
+                .map_err(|Malformed(why)| mismatch(&self.manifest.chunk_table.object, format!("page {page}: {why}")))
+        })
     }
 
     /// Page `page` of the block table.
+    ///
+    /// # Panics
+    /// If there is no such page.
     pub fn block_page(&self, page: u64) -> Result<Arc<BlockPage>, Error> {
-        let _ = page;
-        todo!()
+        self.block_pages.get(page, || {
+            let chunks = self.chunk_page(page)?;
+            let bytes = self.page(&self.blocks, &self.manifest.block_table, page)?;
+            BlockPage::decode(&bytes, self.geometry, &chunks)
+                .map_err(|Malformed(why)| mismatch(&self.manifest.block_table.object, format!("page {page}: {why}")))
+        })
+    }
+
+    /// The disk's digest as the chunk table has it. Reads every page; equal to the manifest's unless who packed it erred.
+    pub fn disk_digest(&self) -> Result<Digest, Error> {
+        let mut tree = Tree::new(self.geometry.chunk_count());
+        for page in 0..self.page_count() {
+            self.chunk_page(page)?.subtrees().for_each(|subtree| tree.push(subtree));
+        }
+        Ok(tree.finish())
     }
 
     /// Bytes of the payload, still compressed and unchecked: what is decoded from them must be checked.
     pub fn payload(&self, range: Range<u64>) -> Result<Bytes, Error> {
-        let _ = range;
-        todo!()
+        Ok(self.transfer.get(&key(&self.folder, &self.manifest.payload.object), range)?)
     }
 
     /// Decodes one frame of the payload into `out`, which must be filled exactly, and checks it: the only way from
-    /// payload to disk.
+    /// payload to disk. `offset` is where the chunk stands on the disk.
     pub fn decode(&self, frame: &[u8], offset: u64, digest: &Digest, out: &mut [u8]) -> Result<(), Error> {
-        let _ = (frame, offset, digest, out);
-        todo!()
+        let wrong = |why: String| mismatch(&self.manifest.payload.object, format!("the chunk at {offset}: {why}"));
+        codec::decode(self.manifest.codec, frame, out).map_err(|why| wrong(why.to_string()))?;
+        let found = digest::chunk(out, offset);
+        if found == *digest { Ok(()) } else { Err(wrong(format!("it has digest {found}, not {digest}"))) }
     }
 
     /// The store's transfer, for its counters and its advice on requests in flight.
     pub fn transfer(&self) -> &Transfer {
-        todo!()
+        &self.transfer
     }
+
+    /// The folder of the store in which the image's objects stand.
+    pub fn folder(&self) -> &str {
+        &self.folder
+    }
+
+    fn page(&self, directory: &Directory, table: &TableRef, page: u64) -> Result<Vec<u8>, Error> {
+        let range = directory.page_range(page).expect("a page of this image");
+        let stored = self.transfer.get(&key(&self.folder, &table.object), range)?;
+        directory.page_bytes(page, &stored).map_err(|Malformed(why)| mismatch(&table.object, why))
+    }
+}
+
+/// The key of an object that stands in `folder`.
+pub(crate) fn key(folder: &str, object: &str) -> String {
+    if folder.is_empty() { object.to_owned() } else { format!("{folder}/{object}") }
+}
+
+fn mismatch(object: &str, why: String) -> Error {
+    Error::Mismatch { object: object.to_owned(), why }
 }
