@@ -5,6 +5,7 @@
 pub mod budget;
 pub mod clock;
 pub mod error;
+pub mod failing;
 pub mod key;
 pub mod local;
 pub mod memory;
@@ -17,6 +18,7 @@ pub mod transfer;
 pub use budget::Policy;
 pub use clock::{Clock, SystemClock, VirtualClock};
 pub use error::{Error, Kind, Result};
+pub use failing::{Failing, Fault, When};
 pub use local::Local;
 pub use memory::Memory;
 pub use open::{open, open_object};
