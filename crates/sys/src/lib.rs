@@ -5,7 +5,14 @@
 
 pub mod aligned;
 pub mod disk;
+mod durable;
+mod exact;
 pub mod medium;
+pub mod medium_file;
+mod zero;
 
 pub use aligned::AlignedBuf;
+pub use disk::RealDisk;
 pub use medium::{Disk, Medium};
+pub use medium_file::MediumFile;
+pub use zero::is_zero;

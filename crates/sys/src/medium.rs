@@ -24,6 +24,8 @@ pub trait Disk: Medium {
     /// Makes a range zero without sending zeros, by a call whose result the kernel guarantees.
     /// `Ok(false)`: not supported here, nothing was done.
     fn zero(&self, offset: u64, length: u64) -> io::Result<bool>;
+    /// Whether [`Disk::zero`] works here: told before anything is written, so it may still be refused later.
+    fn zeroes_itself(&self) -> bool;
     /// How many requests may be in flight at once (at least 1).
     fn queue_depth(&self) -> usize;
     /// Whether reads and writes go past the page cache.

@@ -1,1 +1,0 @@
-//! Block devices and files as disks.
