@@ -1,0 +1,48 @@
+//! Where chunks lie: on the image, and on the disk, which may be longer.
+
+use std::ops::Range;
+
+/// Sizes that a flash works with, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Size of the disk.
+    pub disk: u64,
+    /// Size of the image; at most the disk's.
+    pub image: u64,
+    /// Size of a chunk.
+    pub chunk: u64,
+}
+
+impl Geometry {
+    /// Chunks of the image.
+    pub fn image_chunks(&self) -> u64 {
+        self.image.div_ceil(self.chunk)
+    }
+
+    /// Chunks of the disk. The image's last chunk may be the beginning of one of them.
+    pub fn disk_chunks(&self) -> u64 {
+        self.disk.div_ceil(self.chunk)
+    }
+
+    /// Where chunk `index` lies, as far as the image reaches.
+    pub fn in_image(&self, index: u64) -> Range<u64> {
+        let start = index * self.chunk;
+        start..(start + self.chunk).min(self.image)
+    }
+
+    /// Where chunk `index` lies, as far as the disk reaches.
+    pub fn on_disk(&self, index: u64) -> Range<u64> {
+        let start = index * self.chunk;
+        start..(start + self.chunk).min(self.disk)
+    }
+
+    /// The chunk that holds byte `offset`.
+    pub fn chunk_of(&self, offset: u64) -> u64 {
+        offset / self.chunk
+    }
+}
+
+/// The length of a range of bytes that fits memory.
+pub(crate) fn len(range: &Range<u64>) -> usize {
+    (range.end - range.start) as usize
+}

@@ -1,0 +1,18 @@
+//! Undo log and stage: one append-only format of checked records, on a file or on a region of a block device.
+//!
+//! ```text
+//! log    = header record*              later records on a chunk replace earlier ones
+//! record = magic kind id sequence length check payload
+//! ```
+//! A record belongs to a log by its random `id` and its place in it by `sequence`, so neither what an earlier log left
+//! in the same region nor a record out of order is ever read. Reading ends at the first record that is not right: what
+//! a power cut tore off counts as never written. What must not be torn is flushed before anything relies on it:
+//! the [`Kind::Seal`] before the first write to the disk.
+
+mod read;
+mod record;
+mod write;
+
+pub use read::{Contents, Reader, State};
+pub use record::{Content, Digests, Encoding, Event, Header, Kind, Purpose, Record, Seal};
+pub use write::Log;

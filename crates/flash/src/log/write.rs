@@ -1,0 +1,145 @@
+//! Appending to a log.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use sys::Medium;
+
+use super::read::Contents;
+use super::record::{self, Content, Digests, Event, FORMATS, Header, Kind, Purpose, Seal};
+use crate::error::{Error, Result};
+use crate::verdict::Verdicts;
+
+/// Records are gathered to this many bytes before they are written.
+const BUFFER_BYTES: usize = 1 << 20;
+/// Chunks whose verdicts one record holds.
+const VERDICTS_A_RECORD: usize = 1 << 20;
+
+/// A log that is being written. Shared between threads.
+pub struct Log {
+    medium: Arc<dyn Medium>,
+    purpose: Purpose,
+    id: u64,
+    end: Mutex<End>,
+}
+
+/// Where the next record goes.
+struct End {
+    /// Where `buffer` begins on the medium.
+    position: u64,
+    buffer: Vec<u8>,
+    sequence: u64,
+}
+
+impl Log {
+    /// Begins a log at the beginning of `medium`; `id` is random.
+    pub fn create(medium: Arc<dyn Medium>, id: u64, header: &Header) -> Result<Self> {
+        let header = Header { format: *FORMATS.end(), ..header.clone() };
+        let end = Mutex::new(End { position: 0, buffer: Vec::with_capacity(BUFFER_BYTES), sequence: 0 });
+        let log = Self { medium, purpose: header.purpose, id, end };
+        log.append_json(Kind::Header, &header)?;
+        Ok(log)
+    }
+
+    /// Goes on with a log behind its last good record.
+    pub fn reopen(medium: Arc<dyn Medium>, contents: &Contents) -> Self {
+        let end = End { position: contents.end, buffer: Vec::with_capacity(BUFFER_BYTES), sequence: contents.sequence };
+        Self { medium, purpose: contents.header.purpose, id: contents.id, end: Mutex::new(end) }
+    }
+
+    /// Where it stands.
+    pub fn medium(&self) -> &dyn Medium {
+        &*self.medium
+    }
+
+    /// What it is for.
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// Its size so far, bytes.
+    pub fn size(&self) -> u64 {
+        let end = self.lock();
+        end.position + end.buffer.len() as u64
+    }
+
+    /// Appends old or new content of chunks, one record after the other with nothing between.
+    pub(crate) fn append_contents(&self, kind: Kind, contents: &[Content<'_>]) -> Result<()> {
+        let mut end = self.lock();
+        for content in contents {
+            self.append(&mut end, kind, &[&content.head(), content.bytes])?;
+        }
+        Ok(())
+    }
+
+    /// Appends what chunks of the old disk were.
+    pub(crate) fn append_digests(&self, digests: &Digests) -> Result<()> {
+        self.append(&mut self.lock(), Kind::Digests, &[&digests.encode()])
+    }
+
+    /// Appends the verdict on every chunk.
+    pub(crate) fn append_verdicts(&self, verdicts: &Verdicts) -> Result<()> {
+        let mut first = 0_u64;
+        while first < verdicts.len() {
+            let last = (first + VERDICTS_A_RECORD as u64).min(verdicts.len());
+            let bytes: Vec<u8> = (first..last).map(|index| verdicts.get(index) as u8).collect();
+            self.append(&mut self.lock(), Kind::Verdicts, &[&first.to_le_bytes(), &bytes])?;
+            first = last;
+        }
+        Ok(())
+    }
+
+    /// Says that everything before is complete, and returns when all of it is durable.
+    pub(crate) fn seal(&self, seal: &Seal) -> Result<()> {
+        self.append_json(Kind::Seal, seal)?;
+        self.flush()
+    }
+
+    /// Says that something happened, and returns when that is durable.
+    pub(crate) fn event(&self, event: Event) -> Result<()> {
+        self.append_json(Kind::Event, &event)?;
+        self.flush()
+    }
+
+    /// Returns when everything appended is durable.
+    pub(crate) fn flush(&self) -> Result<()> {
+        let mut end = self.lock();
+        self.write_buffer(&mut end)?;
+        self.medium.flush().map_err(|source| self.failed("flushing", end.position, source))
+    }
+
+    fn append_json(&self, kind: Kind, value: &impl Serialize) -> Result<()> {
+        let bytes = serde_json::to_vec(value).expect("our own documents have only string keys");
+        self.append(&mut self.lock(), kind, &[&bytes])
+    }
+
+    fn append(&self, end: &mut End, kind: Kind, parts: &[&[u8]]) -> Result<()> {
+        record::encode(&mut end.buffer, kind, self.id, end.sequence, parts);
+        end.sequence += 1;
+        if end.buffer.len() >= BUFFER_BYTES {
+            self.write_buffer(end)?;
+        }
+        Ok(())
+    }
+
+    fn write_buffer(&self, end: &mut End) -> Result<()> {
+        if end.buffer.is_empty() {
+            return Ok(());
+        }
+        self.medium
+            .write_at(end.position, &end.buffer)
+            .map_err(|source| self.failed("writing", end.position, source))?;
+        end.position += end.buffer.len() as u64;
+        end.buffer.clear();
+        Ok(())
+    }
+
+    fn failed(&self, doing: &'static str, offset: u64, source: std::io::Error) -> Error {
+        Error::Log { what: self.purpose.name(), doing, offset, source }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, End> {
+        // A thread that panicked while appending left either a whole record or none in the buffer.
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

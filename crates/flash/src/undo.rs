@@ -1,0 +1,421 @@
+//! The way back: makes a disk equal to what it was when its undo log was written, whatever happened to it since.
+//!
+//! The order is the flash's: sector 0 is made dead first and written last, so that a disk which is half old and half
+//! new does not boot. Cut off anywhere, an undo is simply run again.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use image::Image;
+use image::digest;
+use image::table::{Chunk, PAGE_CHUNKS};
+use model::Digest;
+use model::report::UndoReport;
+use sys::{AlignedBuf, Disk, Medium};
+
+use crate::Watch;
+use crate::apply::turn;
+use crate::boot_area::{BootArea, Meanwhile};
+use crate::compare::SEGMENT_BYTES;
+use crate::error::{Error, Result};
+use crate::geometry::{Geometry, len};
+use crate::log::{Content, Contents, Digests, Event, Kind, Log, Purpose, Reader, Record, State};
+use crate::prove::{Counters, Prover};
+use crate::verdict::ChunkSet;
+use crate::work;
+
+const WHAT: &str = Purpose::Undo.name();
+
+/// What an undo log is about.
+#[derive(Debug)]
+pub struct Found {
+    contents: Contents,
+    geometry: Geometry,
+}
+
+impl Found {
+    /// Reads an undo log. Refused if it is none, or does not hold the whole way back.
+    pub fn read(medium: &dyn Medium) -> Result<Self> {
+        let refuse = |why: &str| Err(Error::Unusable { what: WHAT, why: why.into() });
+        let Some(contents) = Contents::read(medium, Purpose::Undo)? else {
+            return refuse("it does not begin as one");
+        };
+        if contents.state == State::Unsealed {
+            return refuse(
+                "it was never completed, or is damaged; if the flash broke off before its first write, the disk is still the old one",
+            );
+        }
+        let manifest = contents.manifest()?;
+        let geometry = Geometry {
+            disk: contents.header.disk_size,
+            image: manifest.disk_size,
+            chunk: u64::from(contents.header.chunk_size),
+        };
+        Ok(Self { contents, geometry })
+    }
+
+    /// The manifest of the image that was flashed.
+    pub fn manifest(&self) -> Result<model::Manifest> {
+        self.contents.manifest()
+    }
+
+    /// Where that image was found: store URL or directory, and folder in it.
+    pub fn image_from(&self) -> &(String, String) {
+        &self.contents.header.image_from
+    }
+
+    /// The disk that the log belongs to (see `target::DiskIdentity::key`).
+    pub fn disk_key(&self) -> &str {
+        &self.contents.header.disk
+    }
+
+    /// Whether the disk was never written to, as far as the log knows.
+    pub fn state(&self) -> State {
+        self.contents.state
+    }
+}
+
+/// What an undo works with.
+pub struct Undo<'a> {
+    /// The disk, open for writing and exclusively.
+    pub disk: &'a dyn Disk,
+    /// Where the undo log stands.
+    pub medium: Arc<dyn Medium>,
+    /// What [`Found::read`] read there.
+    pub found: &'a Found,
+    /// The image that was flashed: needed only if chunks were changed in which old disk and image are equal. Called once.
+    pub image: &'a (dyn Fn() -> Result<Image> + Sync),
+    /// Threads that move data; one makes a run repeatable.
+    pub workers: usize,
+    /// Who watches.
+    pub watch: &'a dyn Watch,
+}
+
+/// The chunks of the disk that are not what the log says they were.
+pub(crate) fn differing(
+    disk: &dyn Disk,
+    medium: &dyn Medium,
+    geometry: Geometry,
+    watch: &dyn Watch,
+    workers: usize,
+) -> Result<ChunkSet> {
+    let differing = Mutex::new(ChunkSet::new(geometry.disk_chunks()));
+    let records = Records { reader: Reader::new(medium, Purpose::Undo)?, kind: Kind::Digests, is_done: false };
+    // Later records replace earlier ones on the same chunks: they are few, and looked at in order, afterwards.
+    let mut seen = ChunkSet::new(geometry.disk_chunks());
+    let again = Mutex::new(Vec::new());
+    let firsts = records.filter_map(|record| {
+        let parsed = record.and_then(|record| parse_digests(&record, geometry));
+        match parsed {
+            Ok(digests) if seen.contains(digests.first) => {
+                again.lock().unwrap_or_else(PoisonError::into_inner).push(digests);
+                None
+            }
+            Ok(digests) => {
+                seen.insert(digests.first);
+                Some(Ok(digests))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    });
+    let look = |buffer: &mut AlignedBuf, digests: &Digests| -> Result<()> {
+        for (index, was) in (digests.first..).zip(&digests.digests) {
+            let range = geometry.on_disk(index);
+            let content = &mut buffer[..len(&range)];
+            let offset = range.start;
+            watch.pace(content.len() as u64);
+            disk.read_at(offset, content).map_err(|source| Error::Disk { doing: "reading", offset, source })?;
+            let is_same = match was {
+                None => sys::is_zero(content),
+                Some(was) => digest::chunk(content, offset) == *was,
+            };
+            let mut differing = differing.lock().unwrap_or_else(PoisonError::into_inner);
+            if is_same {
+                differing.remove(index);
+            } else {
+                differing.insert(index);
+            }
+            watch.advance(range.end - range.start);
+        }
+        Ok(())
+    };
+    let buffer = || AlignedBuf::zeroed(geometry.chunk as usize);
+    work::for_each(workers, firsts, buffer, |buffer, digests| look(buffer, &digests))?;
+    let mut own = buffer();
+    for digests in again.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        look(&mut own, &digests)?;
+    }
+    Ok(differing.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl Undo<'_> {
+    /// Makes the disk equal to the old one.
+    pub fn run(&self) -> Result<UndoReport> {
+        let begin = Instant::now();
+        let geometry = self.found.geometry;
+        self.check_disk()?;
+        let read = if self.found.contents.header.tail { geometry.disk } else { crate::prepare::compared_size(geometry) };
+        self.watch.phase("comparing", read);
+        let differing = differing(self.disk, &*self.medium, geometry, self.watch, self.workers)?;
+        let log = Log::reopen(Arc::clone(&self.medium), &self.found.contents);
+        let counters = Counters::default();
+        let (mut restored, mut from_image) = (0, 0);
+        if differing.count() > 0 {
+            (restored, from_image) = self.restore(&log, differing, &counters)?;
+        }
+        let blake3 = self.old_blake3()?;
+        log.event(Event::Undone)?;
+        Ok(UndoReport {
+            blake3,
+            skipped: read.saturating_sub(restored + from_image),
+            restored,
+            from_image,
+            seconds: begin.elapsed().as_secs_f64(),
+            ..UndoReport::default()
+        })
+    }
+
+    fn check_disk(&self) -> Result<()> {
+        let size = self.disk.size().map_err(|source| Error::Disk { doing: "reading the size of", offset: 0, source })?;
+        let wanted = self.found.geometry.disk;
+        if size == wanted {
+            Ok(())
+        } else {
+            Err(Error::Unusable { what: WHAT, why: format!("it belongs to a disk of {wanted} bytes, this one has {size}") })
+        }
+    }
+
+    /// Puts back what differs. Gives the bytes from the log and from the image.
+    fn restore(&self, log: &Log, mut differing: ChunkSet, counters: &Counters) -> Result<(u64, u64)> {
+        let geometry = self.found.geometry;
+        let boot_area = BootArea::of_old_disk(geometry, &self.found.contents.header.old_boot_area);
+        let meanwhile = Meanwhile::nothing(self.disk)?;
+        // What turning the boot area off overwrites has to be put back too.
+        differing.insert(0);
+        for (offset, _) in &meanwhile.then {
+            differing.insert(geometry.chunk_of(*offset));
+        }
+        self.watch.phase("restoring", differing.count() * geometry.chunk);
+        // What has to come from the image is fetched only now; if it cannot be had, nothing was written yet.
+        let old = self.old_records()?;
+        let needs_image = differing.iter().any(|chunk| !old.logged.contains(chunk));
+        let image = if needs_image { Some((self.image)()?) } else { None };
+        log.event(Event::UndoBegan)?;
+
+        let prover = Prover { disk: self.disk, counters };
+        turn(&prover, &meanwhile)?;
+        let sector_0 = Mutex::new(None);
+        let mut totals = (0, 0);
+        for is_boot in [false, true] {
+            let only = |chunk: u64| differing.contains(chunk) && boot_area.contains(chunk) == is_boot;
+            totals.0 += self.from_log(&prover, &old, &only, &sector_0)?;
+            if let Some(image) = &image {
+                totals.1 += self.from_image(&prover, image, &old.logged, &only, &sector_0)?;
+            }
+            prover.flush()?;
+        }
+        let held = sector_0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let held = held.ok_or_else(|| Error::Unusable { what: WHAT, why: "it lacks the disk's beginning".into() })?;
+        prover.write(0, &held, &mut Prover::scratch())?;
+        prover.flush()?;
+        Ok(totals)
+    }
+
+    /// Which chunks' old content the log holds.
+    fn old_records(&self) -> Result<OldRecords> {
+        let mut old = OldRecords { logged: ChunkSet::new(self.found.geometry.disk_chunks()), copies: HashMap::new() };
+        for record in self.records(Kind::Old)? {
+            let (chunk, _) = parse_content(&record?)?;
+            if old.logged.contains(chunk) {
+                *old.copies.entry(chunk).or_insert(1) += 1;
+            }
+            old.logged.insert(chunk);
+        }
+        Ok(old)
+    }
+
+    /// Puts back chunks from the log; gives their bytes.
+    fn from_log(
+        &self,
+        prover: &Prover<'_>,
+        old: &OldRecords,
+        only: &(dyn Fn(u64) -> bool + Sync),
+        sector_0: &Mutex<Option<Vec<u8>>>,
+    ) -> Result<u64> {
+        let geometry = self.found.geometry;
+        let mut copies = old.copies.clone();
+        let mut is_last = move |chunk: u64| {
+            copies.get_mut(&chunk).is_none_or(|left| {
+                *left -= 1;
+                *left == 0
+            })
+        };
+        let wanted = self.records(Kind::Old)?.filter(|record| {
+            let Ok(record) = record else { return true };
+            parse_content(record).map_or(true, |(chunk, _)| is_last(chunk) && only(chunk))
+        });
+        let bytes = std::sync::atomic::AtomicU64::new(0);
+        let hands = || (AlignedBuf::zeroed(geometry.chunk as usize), Prover::scratch());
+        work::for_each(self.workers, wanted, hands, |(content, scratch), record| {
+            let (chunk, old) = parse_content(&record)?;
+            let range = geometry.on_disk(chunk);
+            let out = &mut content[..len(&range)];
+            old.decode(range.start, out, WHAT)?;
+            self.put(prover, range.start, out, sector_0, scratch)?;
+            bytes.fetch_add(range.end - range.start, std::sync::atomic::Ordering::Relaxed);
+            Ok(())
+        })?;
+        Ok(bytes.into_inner())
+    }
+
+    /// Puts back chunks in which old disk and image are equal from the image; gives their bytes.
+    fn from_image(
+        &self,
+        prover: &Prover<'_>,
+        image: &Image,
+        logged: &ChunkSet,
+        only: &(dyn Fn(u64) -> bool + Sync),
+        sector_0: &Mutex<Option<Vec<u8>>>,
+    ) -> Result<u64> {
+        let geometry = self.found.geometry;
+        let bytes = std::sync::atomic::AtomicU64::new(0);
+        let records = self.records(Kind::Digests)?;
+        let hands = || (AlignedBuf::zeroed(geometry.chunk as usize), Prover::scratch());
+        work::for_each(self.workers, records, hands, |(content, scratch), record| {
+            let digests = parse_digests(&record, geometry)?;
+            for (chunk, was) in (digests.first..).zip(&digests.digests) {
+                if !only(chunk) || logged.contains(chunk) {
+                    continue;
+                }
+                let range = geometry.on_disk(chunk);
+                let out = &mut content[..len(&range)];
+                self.fetch(image, chunk, was.as_ref(), out)?;
+                self.put(prover, range.start, out, sector_0, scratch)?;
+                bytes.fetch_add(range.end - range.start, std::sync::atomic::Ordering::Relaxed);
+            }
+            Ok(())
+        })?;
+        Ok(bytes.into_inner())
+    }
+
+    /// One chunk of the old disk out of the image, checked against what the log says it was.
+    fn fetch(&self, image: &Image, chunk: u64, was: Option<&Digest>, out: &mut [u8]) -> Result<()> {
+        let geometry = self.found.geometry;
+        out.fill(0);
+        let Some(was) = was else { return Ok(()) };
+        let missing = || Error::Unusable {
+            what: WHAT,
+            why: format!("it lacks chunk {chunk}, and the image does not have it either"),
+        };
+        if chunk >= geometry.image_chunks() {
+            return Err(missing());
+        }
+        let page = image.chunk_page(chunk / PAGE_CHUNKS as u64)?;
+        if let Chunk::Data { digest, frame } = page.chunks[(chunk % PAGE_CHUNKS as u64) as usize] {
+            let bytes = image.payload(frame.offset..frame.offset + u64::from(frame.length))?;
+            let in_image = geometry.in_image(chunk);
+            image.decode(&bytes, in_image.start, &digest, &mut out[..len(&in_image)])?;
+        }
+        if digest::chunk(out, geometry.on_disk(chunk).start) == *was { Ok(()) } else { Err(missing()) }
+    }
+
+    /// Writes a chunk and proves it, but holds back what belongs into sector 0.
+    fn put(
+        &self,
+        prover: &Prover<'_>,
+        offset: u64,
+        content: &[u8],
+        sector_0: &Mutex<Option<Vec<u8>>>,
+        scratch: &mut AlignedBuf,
+    ) -> Result<()> {
+        self.watch.advance(content.len() as u64);
+        if offset > 0 {
+            return prover.write(offset, content, scratch);
+        }
+        let (held, rest) = content.split_at(self.disk.sector_size() as usize);
+        *sector_0.lock().unwrap_or_else(PoisonError::into_inner) = Some(held.to_vec());
+        prover.write(held.len() as u64, rest, scratch)
+    }
+
+    /// The old disk's digest, from its chunks' digests, each of which the disk now has.
+    fn old_blake3(&self) -> Result<Option<Digest>> {
+        let geometry = self.found.geometry;
+        let size = if self.found.contents.header.tail { geometry.disk } else { crate::prepare::compared_size(geometry) };
+        let count = size.div_ceil(SEGMENT_BYTES);
+        let mut segments: Vec<Option<Digest>> = vec![None; count as usize];
+        for record in self.records(Kind::Digests)? {
+            let digests = parse_digests(&record?, geometry)?;
+            let segment = digests.first * geometry.chunk / SEGMENT_BYTES;
+            if let Some(slot) = segments.get_mut(segment as usize) {
+                let chunks: Vec<Digest> = (digests.first..)
+                    .zip(&digests.digests)
+                    .map(|(chunk, digest)| {
+                        let range = geometry.on_disk(chunk);
+                        digest.unwrap_or_else(|| digest::zeros(range.start, range.end - range.start))
+                    })
+                    .collect();
+                *slot = Some(digest::merge(&chunks));
+            }
+        }
+        let whole: Option<Vec<Digest>> = segments.into_iter().collect();
+        let blake3 = whole.map(|segments| digest::disk(&segments, size, SEGMENT_BYTES as u32));
+        match (blake3, self.found.contents.seal.as_ref().and_then(|seal| seal.old_blake3)) {
+            (Some(made), Some(sealed)) if made != sealed => {
+                Err(Error::Unusable { what: WHAT, why: "its digests are not those of its seal".into() })
+            }
+            (None, _) => Err(Error::Unusable { what: WHAT, why: "it lacks digests of the old disk".into() }),
+            _ => Ok(blake3),
+        }
+    }
+
+    fn records(&self, kind: Kind) -> Result<Records<'_>> {
+        Ok(Records { reader: Reader::new(&*self.medium, Purpose::Undo)?, kind, is_done: false })
+    }
+}
+
+/// Which chunks' old content a log holds.
+struct OldRecords {
+    logged: ChunkSet,
+    /// Chunks that are logged more than once, because they were written while the flash was prepared: how often. The
+    /// last one counts.
+    copies: HashMap<u64, u32>,
+}
+
+/// The records of one kind, in the order in which they were written.
+struct Records<'a> {
+    reader: Reader<'a>,
+    kind: Kind,
+    is_done: bool,
+}
+
+impl Iterator for Records<'_> {
+    type Item = Result<Record>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.is_done {
+            match self.reader.next() {
+                Ok(Some(record)) if record.kind == self.kind => return Some(Ok(record)),
+                Ok(Some(_)) => {}
+                Ok(None) => self.is_done = true,
+                Err(error) => {
+                    self.is_done = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+}
+
+fn parse_content(record: &Record) -> Result<(u64, Content<'_>)> {
+    let content = Content::parse(&record.payload)
+        .ok_or_else(|| Error::Unusable { what: WHAT, why: "a chunk in it is malformed".into() })?;
+    Ok((content.chunk, content))
+}
+
+fn parse_digests(record: &Record, geometry: Geometry) -> Result<Digests> {
+    Digests::parse(&record.payload)
+        .filter(|digests| digests.first.saturating_add(digests.digests.len() as u64) <= geometry.disk_chunks())
+        .ok_or_else(|| Error::Unusable { what: WHAT, why: "digests in it are malformed".into() })
+}
