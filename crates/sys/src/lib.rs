@@ -9,6 +9,8 @@ mod durable;
 mod exact;
 pub mod medium;
 pub mod medium_file;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod zero;
 
 pub use aligned::AlignedBuf;

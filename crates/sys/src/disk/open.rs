@@ -90,6 +90,12 @@ pub enum OpenError {
         /// What was opened.
         path: PathBuf,
     },
+    /// The kernel would open it for writing, and then refuse every write.
+    #[error("{path} is read-only", path = path.display())]
+    ReadOnly {
+        /// What was opened.
+        path: PathBuf,
+    },
     /// Another process holds a lock.
     #[error("{path} is locked by another process", path = path.display())]
     Locked {
@@ -129,6 +135,9 @@ pub(super) fn open(path: &Path, how: How) -> Result<RealDisk, OpenError> {
         return Err(OpenError::Changed { path: path.into() });
     }
     if how.access == Access::Write {
+        if block_device && is_read_only(&file).map_err(|source| refused(path, source))? {
+            return Err(OpenError::ReadOnly { path: path.into() });
+        }
         lock(path, &file, if block_device { LOCK_WAIT } else { Duration::ZERO })?;
     }
     let sysfs = Path::new("/sys");
@@ -247,6 +256,15 @@ fn lock(path: &Path, file: &File, wait: Duration) -> Result<(), OpenError> {
     }
 }
 
+/// Whether the kernel takes a block device for read-only.
+fn is_read_only(file: &File) -> io::Result<bool> {
+    /// `BLKROGET` of `linux/fs.h`, which rustix does not offer.
+    const BLKROGET: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0x12, 94);
+    // SAFETY: BLKROGET writes one `int`, which is what this getter holds; any other kind of file answers ENOTTY.
+    let read_only = unsafe { rustix::ioctl::ioctl(file.as_fd(), rustix::ioctl::Getter::<BLKROGET, i32>::new()) };
+    Ok(read_only? != 0)
+}
+
 /// Asks the kernel to read the partition table again.
 pub(super) fn reread_partitions(file: &File) -> io::Result<()> {
     /// `BLKRRPART` of `linux/fs.h`, which rustix does not offer.
@@ -254,4 +272,34 @@ pub(super) fn reread_partitions(file: &File) -> io::Result<()> {
     // SAFETY: BLKRRPART takes no argument and touches no memory of ours; any other kind of file answers ENOTTY.
     let result = unsafe { rustix::ioctl::ioctl(file.as_fd(), rustix::ioctl::NoArg::<BLKRRPART>::new()) };
     result.map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lock that udev, say, holds for `held`.
+    fn lock_beside(held: Duration, wait: Duration) -> Result<(), OpenError> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let other = File::open(file.path()).expect("opened");
+        lock(file.path(), &other, Duration::ZERO).expect("nobody has it");
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                thread::sleep(held);
+                drop(other);
+            });
+            lock(file.path(), file.as_file(), wait)
+        })
+    }
+
+    #[test]
+    fn a_lock_held_for_a_moment_is_waited_for() {
+        lock_beside(Duration::from_millis(100), Duration::from_secs(10)).expect("it was let go");
+    }
+
+    #[test]
+    fn a_lock_that_is_kept_is_not_waited_for_for_ever() {
+        let result = lock_beside(Duration::from_secs(1), Duration::from_millis(100));
+        assert!(matches!(result, Err(OpenError::Locked { .. })), "{result:?}");
+    }
 }
