@@ -11,6 +11,8 @@
 
 mod read;
 mod record;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use read::{Contents, Reader, State};

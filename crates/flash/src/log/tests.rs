@@ -1,0 +1,214 @@
+//! The log format: what was written is read, and nothing else is.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use model::Digest;
+use proptest::prelude::*;
+use sys::Medium;
+
+use super::record::{self, HEAD_BYTES, Head};
+use super::*;
+use crate::verdict::{Verdict, Verdicts};
+
+/// A file in memory.
+#[derive(Default)]
+struct Memory(Mutex<Vec<u8>>);
+
+impl Medium for Memory {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.lock().unwrap().len() as u64)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let bytes = self.0.lock().unwrap();
+        let found = bytes.get(offset as usize..offset as usize + buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        buf.copy_from_slice(found);
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        let mut bytes = self.0.lock().unwrap();
+        let end = offset as usize + buf.len();
+        if bytes.len() < end {
+            bytes.resize(end, 0);
+        }
+        bytes[offset as usize..end].copy_from_slice(buf);
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn header() -> Header {
+    Header {
+        format: 1,
+        purpose: Purpose::Undo,
+        disk: "serial:1".into(),
+        disk_size: 16 << 20,
+        chunk_size: 65536,
+        manifest: "{}".into(),
+        image_from: ("out".into(), "debian@1".into()),
+        old_boot_area: vec![(0, 1 << 20)],
+        tail: false,
+    }
+}
+
+fn seal() -> Seal {
+    Seal { old_blake3: Some(Digest([7; 32])), old_size: 16 << 20 }
+}
+
+/// A complete log of some chunks.
+fn written() -> Arc<Memory> {
+    let memory = Arc::new(Memory::default());
+    let log = Log::create(memory.clone(), 42, &header()).unwrap();
+    log.append_digests(&Digests { first: 0, digests: vec![None, Some(Digest([1; 32]))] }).unwrap();
+    let bytes = vec![5; 1000];
+    let content = Content { chunk: 1, length: 1000, encoding: Encoding::Raw, digest: Digest([1; 32]), bytes: &bytes };
+    log.append_contents(Kind::Old, &[content]).unwrap();
+    log.append_contents(Kind::New, &[Content { chunk: 9, ..content }]).unwrap();
+    let verdicts = Verdicts::unknown(12);
+    verdicts.set(3, Verdict::Staged);
+    log.append_verdicts(&verdicts).unwrap();
+    log.seal(&seal()).unwrap();
+    log.event(Event::Began).unwrap();
+    memory
+}
+
+fn read(memory: &Memory) -> Contents {
+    Contents::read(memory, Purpose::Undo).unwrap().expect("it begins as a log")
+}
+
+#[test]
+fn a_log_is_read_as_it_was_written() {
+    let memory = written();
+    let contents = read(&memory);
+    assert_eq!(contents.header, header());
+    assert_eq!(contents.state, State::Began);
+    assert_eq!(contents.seal, Some(seal()));
+    assert!(contents.staged.contains(9) && contents.staged.count() == 1);
+    let verdicts = contents.verdicts.as_ref().expect("verdicts were written");
+    assert_eq!((verdicts.get(3), verdicts.get(4)), (Verdict::Staged, Verdict::Fetch));
+    let log = Log::reopen(memory.clone(), &contents);
+    log.event(Event::Done).unwrap();
+    log.event(Event::UndoBegan).unwrap();
+    assert_eq!(read(&memory).state, State::UndoBegan);
+}
+
+/// A region of a block device is used again and again: nothing of an earlier, longer log may be taken for the new one's.
+#[test]
+fn what_an_earlier_log_left_behind_is_not_read() {
+    let memory = written();
+    let before = memory.size().unwrap();
+    let log = Log::create(memory.clone(), 43, &header()).unwrap();
+    log.append_digests(&Digests { first: 0, digests: vec![None, Some(Digest([1; 32]))] }).unwrap();
+    log.flush().unwrap();
+    assert_eq!(memory.size().unwrap(), before, "the earlier log's end is still there");
+    let contents = read(&memory);
+    assert_eq!(contents.state, State::Unsealed, "the earlier log's seal is not this one's");
+    assert_eq!(contents.staged.count(), 0);
+}
+
+#[test]
+fn a_stage_is_no_undo_log() {
+    let memory = written();
+    assert!(matches!(Contents::read(&*memory, Purpose::Stage), Err(crate::Error::Unusable { .. })));
+}
+
+#[test]
+fn a_later_format_is_named() {
+    let memory = Memory::default();
+    let mut bytes = Vec::new();
+    let later = serde_json::to_vec(&Header { format: 2, ..header() }).unwrap();
+    record::encode(&mut bytes, Kind::Header, 1, 0, &[&later]);
+    memory.write_at(0, &bytes).unwrap();
+    let error = Contents::read(&memory, Purpose::Undo).unwrap_err();
+    assert!(error.to_string().contains("format 2"), "{error}");
+}
+
+#[test]
+fn an_event_of_a_later_release_is_passed_over() {
+    assert_eq!(serde_json::from_str::<Event>("\"rescued\"").unwrap(), Event::Unknown);
+}
+
+#[test]
+fn sizes_that_would_fill_memory_are_refused() {
+    for (disk_size, chunk_size) in [(u64::MAX, 65536), (1 << 50, 4096), (1 << 30, 0), (1 << 30, 3)] {
+        let memory = Memory::default();
+        let mut bytes = Vec::new();
+        let header = serde_json::to_vec(&Header { disk_size, chunk_size, ..header() }).unwrap();
+        record::encode(&mut bytes, Kind::Header, 1, 0, &[&header]);
+        memory.write_at(0, &bytes).unwrap();
+        assert!(Contents::read(&memory, Purpose::Undo).is_err(), "{disk_size} {chunk_size}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Cut anywhere, a log is read up to the cut: never an error, never more than was there.
+    #[test]
+    fn a_torn_log_ends_where_it_was_torn(cut in any::<prop::sample::Index>()) {
+        let memory = written();
+        let whole = memory.0.lock().unwrap().clone();
+        memory.0.lock().unwrap().truncate(cut.index(whole.len()));
+        if let Some(contents) = Contents::read(&*memory, Purpose::Undo).unwrap() {
+            prop_assert!(contents.state != State::Began, "the last record was cut");
+            prop_assert!(contents.end <= memory.size().unwrap());
+        }
+    }
+
+    /// One flipped bit ends the reading there, or is an error: what comes out is never something else.
+    #[test]
+    fn a_flipped_bit_is_noticed(at in any::<prop::sample::Index>(), bit in 0_u8..8) {
+        let memory = written();
+        let at = at.index(memory.size().unwrap() as usize);
+        memory.0.lock().unwrap()[at] ^= 1 << bit;
+        if let Ok(Some(contents)) = Contents::read(&*memory, Purpose::Undo) {
+            prop_assert!(contents.state != State::Began, "the damage at {at} was not noticed");
+        }
+    }
+
+    #[test]
+    fn anything_at_all_is_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..4096)) {
+        let memory = Memory(Mutex::new(bytes));
+        prop_assert!(matches!(Contents::read(&memory, Purpose::Undo), Ok(None)));
+    }
+
+    /// The same inside a record whose check is right: made by somebody who knows the format.
+    #[test]
+    fn a_malformed_payload_gets_an_error_or_is_ignored(
+        kind in 1_u32..8, payload in prop::collection::vec(any::<u8>(), 0..300), first in prop::option::of(0_u64..300),
+    ) {
+        let memory = Memory::default();
+        let mut bytes = Vec::new();
+        let header = serde_json::to_vec(&header()).unwrap();
+        record::encode(&mut bytes, Kind::Header, 1, 0, &[&header]);
+        let kinds = [Kind::Header, Kind::Digests, Kind::Old, Kind::New, Kind::Verdicts, Kind::Seal, Kind::Event];
+        let number = first.map(u64::to_le_bytes);
+        let parts: Vec<&[u8]> = number.iter().map(|n| &n[..]).chain([&payload[..]]).collect();
+        record::encode(&mut bytes, kinds[kind as usize - 1], 1, 1, &parts);
+        memory.write_at(0, &bytes).unwrap();
+        drop(Contents::read(&memory, Purpose::Undo));
+        let _ = Content::parse(&payload);
+        drop(Digests::parse(&payload));
+    }
+
+    #[test]
+    fn digests_are_read_as_they_were_written(first in any::<u64>(), digests in prop::collection::vec(prop::option::of(any::<[u8; 32]>()), 0..40)) {
+        let digests = Digests { first, digests: digests.into_iter().map(|d| d.map(Digest)).collect() };
+        prop_assert_eq!(Digests::parse(&digests.encode()), Some(digests));
+    }
+
+    #[test]
+    fn a_head_of_anything_is_refused_or_bounded(bytes in prop::array::uniform32(any::<u8>())) {
+        let mut head = [0; HEAD_BYTES];
+        head[..32].copy_from_slice(&bytes);
+        head[..4].copy_from_slice(b"KSL1");
+        if let Some(head) = Head::parse(&head) {
+            prop_assert!(head.length <= record::PAYLOAD_BYTES_MAX);
+        }
+    }
+}
