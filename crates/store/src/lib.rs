@@ -4,6 +4,7 @@
 
 pub mod budget;
 pub mod clock;
+mod environment;
 pub mod error;
 pub mod failing;
 pub mod key;
@@ -13,15 +14,17 @@ mod open;
 mod pace;
 mod random;
 pub mod reader;
+mod remote;
 pub mod transfer;
 
 pub use budget::Policy;
 pub use clock::{Clock, SystemClock, VirtualClock};
+pub use environment::Environment;
 pub use error::{Error, Kind, Result};
 pub use failing::{Failing, Fault, When};
 pub use local::Local;
 pub use memory::Memory;
-pub use open::{open, open_object};
+pub use open::{Deadlines, Options, open, open_object, open_object_with, open_with};
 pub use reader::Reader;
 pub use transfer::Transfer;
 
@@ -52,6 +55,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Opens a body that delivers `range` of the object. It may break off (an error, or an early end): who reads counts.
     /// A range that reaches beyond the object's end is [`Kind::Wrong`].
     fn read(&self, key: &str, range: Range<u64>) -> Result<Box<dyn Read + Send>>;
+    /// As `read`, of one and the same object: `version` is set by the first answer, and later ones with it are
+    /// [`Kind::Wrong`] if the object was replaced since. A store that cannot tell leaves it unset.
+    fn read_version(&self, key: &str, range: Range<u64>, version: &mut Option<String>) -> Result<Box<dyn Read + Send>> {
+        let _ = version;
+        self.read(key, range)
+    }
     /// Writes a small object whole; readers see the old one or the new one.
     fn put(&self, key: &str, bytes: &[u8]) -> Result<()>;
     /// Writes an object of `size` bytes from `body`, in parts where it is large; readers see it whole or not at all.

@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::key::{self, PARTIAL};
@@ -75,18 +76,29 @@ impl Store for Local {
     }
 
     fn read(&self, key: &str, range: Range<u64>) -> Result<Box<dyn Read + Send>> {
+        self.read_version(key, range, &mut None)
+    }
+
+    fn read_version(&self, key: &str, range: Range<u64>, version: &mut Option<String>) -> Result<Box<dyn Read + Send>> {
         let path = self.path("reading", key)?;
         let size = Self::size("reading", &path)?;
         let name = path.display().to_string();
         if range.start > range.end || range.end > size {
             return Err(beyond_end(name, &range, size));
         }
-        let open = || -> io::Result<File> {
+        let open = || -> io::Result<(File, String)> {
             let mut file = File::open(&path)?;
             file.seek(SeekFrom::Start(range.start))?;
-            Ok(file)
+            let data = file.metadata()?;
+            // Objects are replaced by renaming, so another one is another file.
+            let version = format!("{}-{}-{}.{}", data.dev(), data.ino(), data.mtime(), data.mtime_nsec());
+            Ok((file, version))
         };
-        let file = open().map_err(|error| Error::io("reading", name, error))?;
+        let (file, found) = open().map_err(|error| Error::io("reading", name.clone(), error))?;
+        if version.as_ref().is_some_and(|version| *version != found) {
+            return Err(Error::new(Kind::Wrong, "reading", name, "it was replaced while it was being read"));
+        }
+        *version = Some(found);
         Ok(Box::new(file.take(range.end - range.start)))
     }
 

@@ -61,6 +61,11 @@ impl Transfer {
 
     /// Exactly the bytes of `range` of an object, or an error: never fewer, never more.
     pub fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        self.get_version(key, range).map(|(bytes, _)| bytes)
+    }
+
+    /// As [`Transfer::get`], and which version of the object the bytes are of, where the store can tell.
+    pub(crate) fn get_version(&self, key: &str, range: Range<u64>) -> Result<(Bytes, Option<String>)> {
         if range.start > range.end {
             let why = format!("bytes {} to {} are no range", range.start, range.end);
             return Err(Error::new(Kind::Invalid, "reading", self.name(key), why));
@@ -74,7 +79,7 @@ impl Transfer {
         while let Err(error) = self.attempt(key, &mut body) {
             self.spend(&mut budget, error)?;
         }
-        Ok(body.bytes.into())
+        Ok((body.bytes.into(), body.version))
     }
 
     /// The whole of a small object, refused above `limit` bytes.
@@ -93,7 +98,13 @@ impl Transfer {
             }
             match self.attempt(key, &mut body) {
                 Ok(()) => return Ok(body.bytes.into()),
-                Err(error) => self.spend(&mut budget, error)?,
+                Err(error) => {
+                    // Of the same size, but replaced: from the beginning.
+                    if error.kind == Kind::Wrong {
+                        body = Body::new(0..size);
+                    }
+                    self.spend(&mut budget, error)?;
+                }
             }
         }
     }
@@ -175,12 +186,13 @@ impl Transfer {
         let failed = |kind, why: String| Error::new(kind, "reading", self.name(key), why);
         let before = body.filled;
         let _active = self.shared.pace.begin();
-        let mut source = self.store.read(key, body.range.start + before as u64..body.range.end)?;
+        let rest = body.range.start + before as u64..body.range.end;
+        let mut source = self.store.read_version(key, rest, &mut body.version)?;
         while body.missing() > 0 {
             match self.read(&mut source, &mut body.bytes[body.filled..]) {
                 Ok(0) => return Err(failed(Kind::Transient, format!("the body ended {} bytes early", body.missing()))),
                 Ok(count) => body.filled += count,
-                Err(error) => return Err(Error::new(kind_of(&error), "reading", self.name(key), error)),
+                Err(error) => return Err(self.broken(key, error)),
             }
             if body.missing() > 0 && clock.now() >= deadline {
                 let why = format!("the attempt took longer than {:?}", self.shared.policy.attempt);
@@ -196,6 +208,14 @@ impl Transfer {
                 body.filled = before;
                 Err(failed(Kind::Wrong, why))
             }
+        }
+    }
+
+    /// A body's failure: a store may hand one of its own errors through [`io::Error`]; any other is the connection's.
+    fn broken(&self, key: &str, error: io::Error) -> Error {
+        match error.downcast::<Error>() {
+            Ok(own) => own,
+            Err(error) => Error::new(Kind::Transient, "reading", self.name(key), error),
         }
     }
 
@@ -218,21 +238,17 @@ struct Body {
     range: Range<u64>,
     bytes: Vec<u8>,
     filled: usize,
+    /// Of which version of the object: its two halves must not be of two.
+    version: Option<String>,
 }
 
 impl Body {
     fn new(range: Range<u64>) -> Self {
         let bytes = vec![0; (range.end - range.start) as usize];
-        Self { range, bytes, filled: 0 }
+        Self { range, bytes, filled: 0, version: None }
     }
 
     fn missing(&self) -> usize {
         self.bytes.len() - self.filled
     }
-}
-
-/// A body's failure: a store may hand one of its own errors through [`io::Error`]; any other is the connection's.
-fn kind_of(error: &io::Error) -> Kind {
-    let own = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    own.map_or(Kind::Transient, |own| own.kind)
 }
