@@ -1,7 +1,13 @@
 //! The project's own chores: `cargo xtask --help`.
 
+// Byte counts become seconds, ratios and percentages here, for people.
+#![allow(clippy::cast_precision_loss)]
+
+mod bench;
 mod cache;
+mod dist;
 mod images;
+mod mount;
 mod run;
 
 use anyhow::Result;
@@ -19,6 +25,11 @@ struct Cli {
 enum Chore {
     /// Make the two real Debian systems that demo and benchmark flash
     Images(images::Args),
+    /// Build the static release binary, man pages and completions
+    Dist(dist::Args),
+    /// Measure, side by side with others
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Make a small disk (GPT, ESP, ext4 with an os-release) to try commands with
     SmallDisk(images::small::Args),
 }
@@ -26,6 +37,8 @@ enum Chore {
 fn main() -> Result<()> {
     match Cli::parse().chore {
         Chore::Images(args) => images::run(&args),
+        Chore::Dist(args) => dist::run(&args),
+        Chore::Bench(bench) => bench::run(&bench),
         Chore::SmallDisk(args) => images::small::run(&args),
     }
 }

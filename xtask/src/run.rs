@@ -12,6 +12,11 @@ pub(crate) fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// A result, on standard output.
+pub(crate) fn print(line: &str) -> Result<()> {
+    writeln!(io::stdout(), "{line}").context("printing")
+}
+
 /// A command with these arguments.
 pub(crate) fn command<A: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(program);

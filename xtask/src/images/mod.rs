@@ -4,7 +4,6 @@
 mod archive;
 mod differ;
 mod disk;
-mod mount;
 mod onto;
 pub(crate) mod small;
 mod stage;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::disk::root_extent;
-use super::mount::Mount;
+use crate::mount::Mount;
 use crate::run;
 
 /// Copies `old` to `image` and makes its root's files those of `new`.
@@ -13,9 +13,11 @@ pub(super) fn build(old: &Path, new: &Path, image: &Path) -> Result<()> {
     let mut copy = run::command("cp", ["--sparse=always"]);
     run::quietly(copy.arg(old).arg(image))?;
     let point = |name: &str| image.with_extension(name);
-    let source = Mount::new(new, root_extent(), "ro,noload", point("new"))?;
+    let (offset, length) = root_extent();
+    let root = |options: &str| format!("loop,offset={offset},sizelimit={length},{options}");
+    let source = Mount::new(new, &root("ro,noload"), point("new"))?;
     // Without noinit_itable the kernel would fill inode tables in the background while we work.
-    let target = Mount::new(image, root_extent(), "rw,noatime,noinit_itable", point("onto"))?;
+    let target = Mount::new(image, &root("rw,noatime,noinit_itable"), point("onto"))?;
     let mut rsync = run::command("rsync", ["-aHAX", "--numeric-ids", "--checksum", "--delete"]);
     // With a slash at its end a directory means what is in it.
     rsync.arg(source.path().join("")).arg(target.path().join(""));
