@@ -62,7 +62,7 @@ impl Compared {
 /// A thread's own things.
 struct Tools {
     buffer: AlignedBuf,
-    encoder: Option<Encoder>,
+    compress: Option<Compress>,
 }
 
 impl Compare<'_> {
@@ -82,7 +82,7 @@ impl Compare<'_> {
         let compared = Mutex::new(Compared { logged: 0, segments: vec![None; segment_count as usize] });
         let tools = || Tools {
             buffer: AlignedBuf::zeroed(SEGMENT_BYTES as usize),
-            encoder: self.log.and_then(|_| Encoder::new(Codec::Zstd, LOG_LEVEL).ok()),
+            compress: self.log.and_then(|_| Compress::zstd()),
         };
         work::for_each(workers, segments.map(Ok), tools, |tools, segment| {
             let (logged, digest) = self.segment(tools, segment, verdicts)?;
@@ -130,7 +130,7 @@ impl Compare<'_> {
             }
         }
         let digest = match self.log {
-            Some(log) => Some(self.log_segment(log, first, &old, data, tools.encoder.as_mut())?),
+            Some(log) => Some(self.log_segment(log, first, &old, data, tools.compress.as_mut())?),
             None => None,
         };
         self.watch.advance(data.len() as u64);
@@ -170,7 +170,7 @@ impl Compare<'_> {
         first: u64,
         old: &OldContent,
         data: &[u8],
-        encoder: Option<&mut Encoder>,
+        compress: Option<&mut Compress>,
     ) -> Result<Digest> {
         log.append_digests(&Digests { first, digests: old.digests.clone() })?;
         let start = first * self.geometry.chunk;
@@ -180,7 +180,7 @@ impl Compare<'_> {
             .iter()
             .map(|&(index, length, digest)| (index, &data[at(index)..at(index) + length as usize], digest))
             .collect();
-        append_contents(log, Kind::Old, &pieces, encoder, self.geometry.chunk)?;
+        append_contents(log, Kind::Old, &pieces, compress, self.geometry.chunk)?;
         let zeros = |index: u64| {
             let range = self.geometry.on_disk(index);
             digest::zeros(range.start, range.end - range.start)
@@ -199,12 +199,30 @@ struct OldContent {
     chunks: Vec<(u64, u32, Option<Digest>)>,
 }
 
+/// How a thread compresses what it logs or stages.
+pub(crate) struct Compress {
+    encoder: Encoder,
+    encoding: Encoding,
+}
+
+impl Compress {
+    /// Small: for what is kept.
+    pub(crate) fn zstd() -> Option<Self> {
+        Some(Self { encoder: Encoder::new(Codec::Zstd, LOG_LEVEL).ok()?, encoding: Encoding::Zstd })
+    }
+
+    /// Fast: for what is soon read again.
+    pub(crate) fn lz4() -> Option<Self> {
+        Some(Self { encoder: Encoder::new(Codec::Lz4, 0).ok()?, encoding: Encoding::Lz4 })
+    }
+}
+
 /// Appends chunks (number, content, digest; no digest for zeros), compressed where that makes them smaller.
 pub(crate) fn append_contents(
     log: &Log,
     kind: Kind,
     chunks: &[(u64, &[u8], Option<Digest>)],
-    mut encoder: Option<&mut Encoder>,
+    mut compress: Option<&mut Compress>,
     chunk_bytes: u64,
 ) -> Result<()> {
     let mut encoded = Vec::new();
@@ -212,21 +230,22 @@ pub(crate) fn append_contents(
     for &(_, content, digest) in chunks {
         let before = encoded.len();
         let is_smaller = digest.is_some()
-            && encoder.as_mut().is_some_and(|encoder| {
-                encoder.encode(content, &mut encoded).is_ok_and(|length| length < content.len())
+            && compress.as_mut().is_some_and(|compress| {
+                compress.encoder.encode(content, &mut encoded).is_ok_and(|length| length < content.len())
             });
         if !is_smaller {
             encoded.truncate(before);
         }
         spans.push(is_smaller.then_some(before..encoded.len()));
     }
+    let encoding = compress.map_or(Encoding::Raw, |compress| compress.encoding);
     let contents: Vec<Content<'_>> = chunks
         .iter()
         .zip(spans)
         .map(|(&(chunk, content, digest), span)| {
             let (encoding, bytes): (_, &[u8]) = match (digest, span) {
                 (None, _) => (Encoding::Zero, &[]),
-                (Some(_), Some(span)) => (Encoding::Zstd, &encoded[span]),
+                (Some(_), Some(span)) => (encoding, &encoded[span]),
                 (Some(_), None) => (Encoding::Raw, content),
             };
             let length = content.len() as u32;

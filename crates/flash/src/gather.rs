@@ -6,13 +6,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use image::Image;
-use image::codec::Encoder;
 use image::table::{BlockPage, Chunk, ChunkPage, Frame, PAGE_CHUNKS};
 use model::Digest;
 use model::manifest::{BLOCK_BYTES, Codec};
 use sys::{AlignedBuf, Disk};
 
-use crate::compare::append_contents;
+use crate::compare::{Compress, append_contents};
 use crate::error::{Error, Result};
 use crate::geometry::{Geometry, len};
 use crate::index::BlockIndex;
@@ -117,12 +116,12 @@ impl<F: Fn(u64) -> bool> Iterator for FetchJobs<'_, F> {
 /// A thread's own things for bringing chunks together.
 pub(crate) struct Tools {
     pub(crate) content: AlignedBuf,
-    encoder: Option<Encoder>,
+    compress: Option<Compress>,
 }
 
 impl Tools {
     pub(crate) fn new() -> Self {
-        Self { content: AlignedBuf::zeroed(JOB_BYTES as usize), encoder: Encoder::new(Codec::Lz4, 0).ok() }
+        Self { content: AlignedBuf::zeroed(JOB_BYTES as usize), compress: Compress::lz4() }
     }
 }
 
@@ -191,7 +190,7 @@ impl Gather<'_> {
         }
         let pieces: Vec<_> =
             done.iter().map(|(chunk, range, digest)| (*chunk, &tools.content[range.clone()], *digest)).collect();
-        append_contents(stage, Kind::New, &pieces, tools.encoder.as_mut(), self.geometry.chunk)?;
+        append_contents(stage, Kind::New, &pieces, tools.compress.as_mut(), self.geometry.chunk)?;
         Ok(done.into_iter().map(|(chunk, ..)| chunk).collect())
     }
 

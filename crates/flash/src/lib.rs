@@ -14,6 +14,7 @@ pub mod log;
 mod prepare;
 mod probe;
 mod prove;
+pub mod target;
 pub mod undo;
 pub mod verdict;
 mod work;

@@ -347,7 +347,11 @@ impl Undo<'_> {
         for record in self.records(Kind::Digests)? {
             let digests = parse_digests(&record?, geometry)?;
             let segment = digests.first * geometry.chunk / SEGMENT_BYTES;
-            if let Some(slot) = segments.get_mut(segment as usize) {
+            // The chunk at the end of a longer disk is logged alone; it is no part of what was read as a whole.
+            let start = segment * SEGMENT_BYTES;
+            let chunks = (SEGMENT_BYTES.min(size.saturating_sub(start))).div_ceil(geometry.chunk);
+            let is_whole = digests.first * geometry.chunk == start && digests.digests.len() as u64 == chunks;
+            if let Some(slot) = segments.get_mut(segment as usize).filter(|_| is_whole) {
                 let chunks: Vec<Digest> = (digests.first..)
                     .zip(&digests.digests)
                     .map(|(chunk, digest)| {

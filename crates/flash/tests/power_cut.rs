@@ -1,0 +1,332 @@
+//! The real engine on a simulated disk whose power is cut: at every operation of small flashes, at random ones of others.
+//!
+//! After each cut the disk is the old one, the new one, or dead (sector 0 is zero); and from there both ways are open:
+//! the same flash again ends in the new disk, an undo ends in the old one, bit for bit.
+
+mod support;
+
+use std::sync::Arc;
+
+use flash::log::State;
+use flash::undo::{Found, Undo};
+use flash::{Dirty, Error, Flash, Keep, Space, Unwatched};
+use image::Image;
+use keepstate_flash as flash;
+use support::images::{Pair, Shape};
+use support::{Power, Random, SimDisk};
+
+/// Everything that a power cut hits.
+struct Machine {
+    disk: SimDisk,
+    undo: Option<Arc<SimDisk>>,
+    stage: Option<Arc<SimDisk>>,
+}
+
+impl Machine {
+    fn new(old: &[u8], shape: &Shape) -> Self {
+        let disk = SimDisk::new(old.to_vec(), shape.sector);
+        Self {
+            disk: if shape.zeroes { disk } else { disk.without_zeroing() },
+            undo: shape.undo.then(|| Arc::new(SimDisk::file())),
+            stage: shape.stage.then(|| Arc::new(SimDisk::file())),
+        }
+    }
+
+    /// The same machine, as its storage is now.
+    fn copy(&self, shape: &Shape) -> Self {
+        let copy = |file: &Option<Arc<SimDisk>>| {
+            file.as_ref().map(|file| {
+                let copy = SimDisk::file();
+                copy.scribble(0, &file.content());
+                Arc::new(copy)
+            })
+        };
+        Self { undo: copy(&self.undo), stage: copy(&self.stage), ..Self::new(&self.disk.content(), shape) }
+    }
+
+    fn plug(&self, power: &Arc<Power>) {
+        self.disk.plug(power);
+        self.undo.iter().chain(&self.stage).for_each(|file| file.plug(power));
+    }
+
+    fn power_cycle(&self, random: &mut Random) {
+        self.disk.power_cycle(random);
+        self.undo.iter().chain(&self.stage).for_each(|file| file.power_cycle(random));
+    }
+
+    fn keep(&self, shape: &Shape, id: u64) -> Keep {
+        let space = |file: &Option<Arc<SimDisk>>| file.as_ref().map(|file| Space { medium: file.clone(), id });
+        Keep {
+            undo: space(&self.undo),
+            tail: shape.tail,
+            stage: space(&self.stage),
+            disk_key: "sim".into(),
+            image_from: ("memory".into(), "image".into()),
+        }
+    }
+
+    fn flash(&self, image: &Image, shape: &Shape, id: u64) -> flash::Result<model::report::FlashReport> {
+        let flash = Flash { disk: &self.disk, image, workers: shape.workers, watch: &Unwatched };
+        let mut prepared = flash.prepare(self.keep(shape, id))?;
+        flash.apply(&mut prepared, &Dirty::Nothing, None)
+    }
+
+    /// Puts the old disk back. `Ok(false)`: the log was never completed, so nothing was written.
+    fn undo(&self, pair: &Pair, shape: &Shape) -> flash::Result<bool> {
+        let medium = self.undo.clone().expect("an undo log");
+        let found = match Found::read(&*medium) {
+            Ok(found) => found,
+            Err(Error::Unusable { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let image = || Ok(pair.open());
+        let undo =
+            Undo { disk: &self.disk, medium, found: &found, image: &image, workers: shape.workers, watch: &Unwatched };
+        undo.run().map(|_| true)
+    }
+}
+
+/// What a disk is.
+#[derive(Debug, PartialEq, Eq)]
+enum Is {
+    Old,
+    New,
+    Dead,
+}
+
+fn classify(pair: &Pair, shape: &Shape, content: &[u8]) -> Is {
+    if content == pair.old {
+        Is::Old
+    } else if content == pair.expected() {
+        Is::New
+    } else if content[..shape.sector].iter().all(|&byte| byte == 0) {
+        Is::Dead
+    } else {
+        panic!("half one image and half another, and it boots");
+    }
+}
+
+/// Cuts at operation `cut`, then goes both ways. Gives what the disk was after the cut, or nothing if all was done before.
+fn cut_and_recover(pair: &Pair, shape: &Shape, cut: u64, seed: u64) -> Option<Is> {
+    let mut random = Random(seed ^ cut.wrapping_mul(0x1234_5678_9abc));
+    let machine = Machine::new(&pair.old, shape);
+    machine.plug(&Power::cut_after(cut));
+    let result = machine.flash(&pair.open(), shape, 1);
+    if result.is_ok() {
+        return None;
+    }
+    machine.power_cycle(&mut random);
+    let is = classify(pair, shape, &machine.disk.content());
+
+    let again = machine.copy(shape);
+    let report = again.flash(&pair.open(), shape, 2).unwrap_or_else(|error| panic!("cut {cut} seed {seed}: resume: {error}"));
+    assert_eq!(report.blake3, Some(pair.manifest().blake3));
+    assert!(again.disk.content() == pair.expected(), "cut {cut} seed {seed}: resume ends in the new disk");
+    if shape.undo {
+        assert!(again.undo(pair, shape).unwrap(), "the resumed flash can be undone");
+        assert!(again.disk.content() == pair.old, "cut {cut} seed {seed}: undo after resume ends in the old disk");
+
+        let back = machine.copy(shape);
+        back.plug(&Power::cut_after(random.below(60)));
+        // The undo is cut too, somewhere; the next one ends it.
+        let first = back.undo(pair, shape);
+        back.power_cycle(&mut random);
+        if first.is_err() {
+            classify(pair, shape, &back.disk.content());
+        }
+        let had_log = back.undo(pair, shape).unwrap_or_else(|error| panic!("cut {cut} seed {seed}: undo: {error}"));
+        assert!(had_log || is == Is::Old, "cut {cut} seed {seed}: written to without a way back");
+        assert!(back.disk.content() == pair.old, "cut {cut} seed {seed}: undo ends in the old disk");
+    }
+    Some(is)
+}
+
+/// Every operation of a flash is cut once.
+fn cut_everywhere(shape: &Shape, seed: u64) {
+    let pair = Pair::new(shape, seed);
+    let mut met = Vec::new();
+    for cut in 0.. {
+        assert!(cut < 10_000, "a flash of a few MiB ends");
+        match cut_and_recover(&pair, shape, cut, seed) {
+            Some(is) => met.push(is),
+            None => break,
+        }
+    }
+    assert!(met.contains(&Is::Old) || !shape.undo, "some cut comes before the first write");
+    assert!(met.contains(&Is::Dead), "some cut comes in the middle");
+    assert!(met.len() > 10, "{} operations are no flash", met.len());
+}
+
+#[test]
+fn every_cut_of_a_plain_flash() {
+    cut_everywhere(&Shape::default(), 1);
+}
+
+#[test]
+fn every_cut_with_an_undo_log() {
+    for seed in 2..6 {
+        cut_everywhere(&Shape { undo: true, ..Shape::default() }, seed);
+    }
+}
+
+#[test]
+fn every_cut_with_undo_log_and_stage() {
+    for seed in 6..10 {
+        cut_everywhere(&Shape { undo: true, stage: true, ..Shape::default() }, seed);
+    }
+}
+
+#[test]
+fn every_cut_on_a_larger_disk_of_4096_byte_sectors() {
+    for tail in [false, true] {
+        let shape = Shape { undo: true, tail, behind: 1 << 20, sector: 4096, ..Shape::default() };
+        cut_everywhere(&shape, 10);
+    }
+}
+
+#[test]
+fn every_cut_where_the_disk_cannot_zero() {
+    cut_everywhere(&Shape { undo: true, zeroes: false, ..Shape::default() }, 11);
+}
+
+#[test]
+fn every_cut_where_the_image_ends_within_a_chunk() {
+    cut_everywhere(&Shape { undo: true, tail: true, cut: 4096 * 3, behind: 512 * 7 + 4096 * 3, ..Shape::default() }, 12);
+}
+
+/// Thousands of seeds, each another pair, shape and cut; `KEEPSTATE_LONG` makes it ten times as many.
+#[test]
+fn random_cuts_of_random_flashes() {
+    let rounds = if std::env::var_os("KEEPSTATE_LONG").is_some() { 20_000 } else { 1_000 };
+    let mut random = Random(77);
+    for round in 0..rounds {
+        let seed = random.next();
+        let shape = Shape::random(&mut random);
+        // A new pair is dear, a cut is cheap.
+        let pair = Pair::new(&shape, seed);
+        for _ in 0..4 {
+            let cut = random.below(90);
+            let _ = cut_and_recover(&pair, &shape, cut, seed ^ round);
+        }
+    }
+}
+
+/// What the trial OS wrote does not matter, wherever it wrote.
+#[test]
+fn undo_puts_back_what_somebody_else_overwrote() {
+    for seed in 20..40 {
+        let mut random = Random(seed);
+        let shape = Shape { undo: true, tail: true, behind: 1 << 20, ..Shape::default() };
+        let pair = Pair::new(&shape, seed);
+        let machine = Machine::new(&pair.old, &shape);
+        machine.flash(&pair.open(), &shape, 1).unwrap();
+        for _ in 0..20 {
+            let mut bytes = vec![0; 512 * (1 + random.below(40) as usize)];
+            random.fill(&mut bytes);
+            let at = random.below((pair.old.len() - bytes.len()) as u64 / 512) * 512;
+            machine.disk.scribble(at, &bytes);
+        }
+        assert!(machine.undo(&pair, &shape).unwrap());
+        assert!(machine.disk.content() == pair.old, "seed {seed}");
+        let found = Found::read(&**machine.undo.as_ref().unwrap()).unwrap();
+        assert_eq!(found.state(), State::Undone);
+    }
+}
+
+/// Between prepare and apply the old OS goes on writing.
+#[test]
+fn what_was_written_after_prepare_is_logged_and_overwritten() {
+    for seed in 40..60 {
+        for knows in [false, true] {
+            let mut random = Random(seed);
+            let shape = Shape { undo: true, stage: seed % 2 == 0, ..Shape::default() };
+            let pair = Pair::new(&shape, seed);
+            let image = pair.open();
+            let machine = Machine::new(&pair.old, &shape);
+            let flash = Flash { disk: &machine.disk, image: &image, workers: 1, watch: &Unwatched };
+            let mut prepared = flash.prepare(machine.keep(&shape, 1)).unwrap();
+            let mut dirty = flash::ChunkSet::new(pair.old.len() as u64 / 65536);
+            for _ in 0..10 {
+                let mut bytes = vec![0; 512 * (1 + random.below(20) as usize)];
+                random.fill(&mut bytes);
+                // Not sector 0: an OS does not write there.
+                let at = 512 * (1 + random.below((pair.old.len() - bytes.len()) as u64 / 512 - 1));
+                machine.disk.scribble(at, &bytes);
+                for chunk in at / 65536..(at + bytes.len() as u64).div_ceil(65536) {
+                    dirty.insert(chunk);
+                }
+            }
+            let now = machine.disk.content();
+            let dirty = if knows { Dirty::Chunks(dirty) } else { Dirty::Everything };
+            flash.apply(&mut prepared, &dirty, None).unwrap();
+            drop(prepared);
+            assert!(machine.disk.content() == pair.expected(), "seed {seed} {knows}: the new disk");
+            assert!(machine.undo(&pair, &shape).unwrap());
+            assert!(machine.disk.content() == now, "seed {seed} {knows}: the old disk as it was last");
+        }
+    }
+}
+
+/// A bad sector is written again, and if it stays bad it is named; the disk does not boot then.
+#[test]
+fn a_sector_that_does_not_keep_what_is_written_is_named() {
+    let shape = Shape { undo: true, ..Shape::default() };
+    let pair = Pair::new(&shape, 60);
+    let sector = pair.differing_sector();
+    for (times, ends_well) in [(1, true), (2, true), (1000, false)] {
+        let machine = Machine::new(&pair.old, &shape);
+        let image = pair.open();
+        let flash = Flash { disk: &machine.disk, image: &image, workers: 1, watch: &Unwatched };
+        let mut prepared = flash.prepare(machine.keep(&shape, 1)).unwrap();
+        machine.disk.bad.lock().unwrap().insert(sector, times);
+        let result = flash.apply(&mut prepared, &Dirty::Nothing, None);
+        if ends_well {
+            assert_eq!(result.unwrap().rewritten, u64::from(times));
+        } else {
+            let Err(Error::Unproved { offset, attempts }) = result else { panic!("{result:?}") };
+            assert_eq!(offset / 512, sector);
+            assert_eq!(attempts, 4);
+            assert_eq!(classify(&pair, &shape, &machine.disk.content()), Is::Dead);
+        }
+    }
+}
+
+/// Nothing to do: not one write, and the boot area stays on.
+#[test]
+fn an_equal_disk_is_not_written_to() {
+    let shape = Shape { undo: true, ..Shape::default() };
+    let pair = Pair::new(&shape, 61);
+    let machine = Machine::new(&pair.expected(), &shape);
+    let report = machine.flash(&pair.open(), &shape, 1).unwrap();
+    assert!(machine.disk.writes.lock().unwrap().is_empty());
+    assert_eq!((report.bytes.written, report.bytes.zeroed), (0, 0));
+    assert_eq!(report.blake3, Some(pair.manifest().blake3));
+}
+
+/// Reuse never loses its source: blocks that swap places, each the other's only source.
+#[test]
+fn blocks_that_swap_places_survive() {
+    for stage in [false, true] {
+        let shape = Shape { undo: true, stage, swaps: true, ..Shape::default() };
+        let pair = Pair::new(&shape, 62);
+        let machine = Machine::new(&pair.old, &shape);
+        let report = machine.flash(&pair.open(), &shape, 1).unwrap();
+        assert!(machine.disk.content() == pair.expected());
+        assert!(report.bytes.reused > 0, "the swapped blocks were not fetched: {:?}", report.bytes);
+    }
+}
+
+/// A log that is the way back from another image, or from another disk, is never overwritten.
+#[test]
+fn a_log_that_is_still_needed_is_refused() {
+    let shape = Shape { undo: true, ..Shape::default() };
+    let pair = Pair::new(&shape, 63);
+    let other = Pair::new(&shape, 64);
+    let machine = Machine::new(&pair.old, &shape);
+    machine.flash(&pair.open(), &shape, 1).unwrap();
+    let before = machine.undo.as_ref().unwrap().content();
+    let error = machine.flash(&other.open(), &shape, 2).unwrap_err();
+    assert!(error.to_string().contains("way back"), "{error}");
+    assert!(machine.undo.as_ref().unwrap().content() == before, "the log is as it was");
+    assert!(machine.disk.content() == pair.expected(), "and so is the disk");
+}

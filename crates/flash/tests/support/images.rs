@@ -1,0 +1,219 @@
+//! Pairs of an old disk and a new image, small and made to meet every case.
+
+use std::sync::Arc;
+
+use image::Image;
+use model::Manifest;
+
+use super::Random;
+
+const CHUNK: usize = 64 << 10;
+const BLOCK: usize = 4 << 10;
+
+/// What kind of flash.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub sector: usize,
+    pub undo: bool,
+    pub tail: bool,
+    pub stage: bool,
+    pub zeroes: bool,
+    pub swaps: bool,
+    /// Chunks of the image.
+    pub chunks: usize,
+    /// Bytes that the image is short of its last chunk.
+    pub cut: usize,
+    /// Bytes of the disk behind the image.
+    pub behind: usize,
+    pub workers: usize,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            sector: 512,
+            undo: false,
+            tail: false,
+            stage: false,
+            zeroes: true,
+            swaps: false,
+            chunks: 48,
+            cut: 0,
+            behind: 0,
+            workers: 1,
+        }
+    }
+}
+
+impl Shape {
+    pub fn random(random: &mut Random) -> Self {
+        let sector = if random.below(3) == 0 { 4096 } else { 512 };
+        Self {
+            sector,
+            undo: random.below(4) > 0,
+            tail: random.below(2) == 0,
+            stage: random.below(2) == 0,
+            zeroes: random.below(3) > 0,
+            swaps: random.below(4) == 0,
+            chunks: 33 + random.below(20) as usize,
+            cut: sector * random.below(12) as usize,
+            behind: sector * random.below(400) as usize,
+            workers: if random.below(4) == 0 { 3 } else { 1 },
+        }
+    }
+}
+
+/// An old disk, and the image that it becomes.
+pub struct Pair {
+    pub old: Vec<u8>,
+    new: Vec<u8>,
+    sector: usize,
+    packed: support_pack::Packed,
+}
+
+impl Pair {
+    pub fn new(shape: &Shape, seed: u64) -> Self {
+        let mut random = Random(seed);
+        let size = shape.chunks * CHUNK - shape.cut;
+        let mut old = vec![0; size + shape.behind];
+        for chunk in old.chunks_mut(CHUNK) {
+            if random.below(4) > 0 {
+                random.fill(chunk);
+            }
+        }
+        let mut new = old[..size].to_vec();
+        for index in 0..size / CHUNK {
+            let range = index * CHUNK..(index + 1) * CHUNK;
+            match random.below(6) {
+                // Equal in place.
+                0 | 1 => {}
+                2 => new[range].fill(0),
+                // Nowhere on the old disk.
+                3 => random.fill(&mut new[range]),
+                // Every block from somewhere else on the old disk: often from where something else goes.
+                _ => {
+                    for block in 0..CHUNK / BLOCK {
+                        let from = random.below((size / BLOCK) as u64) as usize * BLOCK;
+                        let to = range.start + block * BLOCK;
+                        new[to..to + BLOCK].copy_from_slice(&old[from..from + BLOCK]);
+                    }
+                }
+            }
+        }
+        if shape.swaps {
+            let (a, b) = (20 * CHUNK, 24 * CHUNK);
+            random.fill(&mut old[a..a + CHUNK]);
+            random.fill(&mut old[b..b + CHUNK]);
+            new[a..a + CHUNK].copy_from_slice(&old[b..b + CHUNK]);
+            new[b..b + CHUNK].copy_from_slice(&old[a..a + CHUNK]);
+        }
+        // Both boot, and both have a GPT at their ends.
+        for disk in [&mut old, &mut new] {
+            let end = disk.len();
+            random.fill(&mut disk[..shape.sector]);
+            disk[shape.sector..shape.sector + 8].copy_from_slice(b"EFI PART");
+            disk[end - shape.sector..end - shape.sector + 8].copy_from_slice(b"EFI PART");
+        }
+        let packed = support_pack::pack(&new, shape.sector);
+        Self { old, new, sector: shape.sector, packed }
+    }
+
+    /// The image, freshly opened.
+    pub fn open(&self) -> Image {
+        self.packed.open()
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        self.packed.manifest()
+    }
+
+    /// What the disk is after a flash: the image, the old data behind it, and no GPT header at a longer disk's end.
+    pub fn expected(&self) -> Vec<u8> {
+        let mut expected = self.new.clone();
+        expected.extend_from_slice(&self.old[self.new.len()..]);
+        if self.old.len() > self.new.len() {
+            let end = expected.len();
+            expected[end - self.sector..].fill(0);
+        }
+        expected
+    }
+
+    /// A sector outside the boot area that a flash has to write.
+    pub fn differing_sector(&self) -> u64 {
+        let first = (1 << 20) / 512;
+        (first..self.new.len() / 512 - 1)
+            .find(|&sector| {
+                let range = sector * 512..(sector + 1) * 512;
+                let is_zero = self.new[sector * 512 / CHUNK * CHUNK..][..CHUNK].iter().all(|&b| b == 0);
+                self.old[range.clone()] != self.new[range] && !is_zero
+            })
+            .expect("the pair differs") as u64
+    }
+}
+
+/// Packing with the real packer, into memory.
+mod support_pack {
+    use super::{Arc, Image, Manifest};
+
+    pub struct Packed {
+        store: Arc<store::Memory>,
+        manifest: Manifest,
+    }
+
+    impl Packed {
+        pub fn open(&self) -> Image {
+            let transfer = store::Transfer::new(self.store.clone());
+            Image::open(transfer, "image", self.manifest.clone()).expect("a packed image opens")
+        }
+
+        pub fn manifest(&self) -> &Manifest {
+            &self.manifest
+        }
+    }
+
+    pub fn pack(disk: &[u8], sector: usize) -> Packed {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let created = jiff::Timestamp::UNIX_EPOCH;
+        let mut options = image::pack::Options::new("sim", "1", 1, created);
+        options.sector_size = Some(sector as u32);
+        options.level = 1;
+        let mut source = Disk { rest: disk.to_vec() };
+        let packed = image::pack::pack(&mut source, &options, folder.path(), false, None, &|_, _| {}).expect("packs");
+        let store = Arc::new(store::Memory::new());
+        for entry in std::fs::read_dir(&packed.folder).expect("a packed directory") {
+            let entry = entry.expect("an entry");
+            let key = format!("image/{}", entry.file_name().to_string_lossy());
+            store::Store::put(&*store, &key, &std::fs::read(entry.path()).expect("a file")).expect("memory takes it");
+        }
+        Packed { store, manifest: packed.manifest }
+    }
+
+    /// A disk in memory as a source.
+    struct Disk {
+        rest: Vec<u8>,
+    }
+
+    impl image::source::Source for Disk {
+        fn describe(&self) -> String {
+            "memory".into()
+        }
+
+        fn next(&mut self, buf: &mut [u8]) -> Result<image::source::Extent, image::source::Error> {
+            let count = buf.len().min(self.rest.len());
+            if count == 0 {
+                return Ok(image::source::Extent::End);
+            }
+            buf[..count].copy_from_slice(&self.rest[..count]);
+            self.rest.drain(..count);
+            Ok(image::source::Extent::Data(count))
+        }
+
+        fn progress(&self) -> (u64, u64) {
+            (0, 1)
+        }
+
+        fn modified(&self) -> Option<jiff::Timestamp> {
+            None
+        }
+    }
+}
