@@ -30,6 +30,8 @@ pub(crate) struct Compare<'a> {
     pub(crate) disk: &'a dyn Disk,
     pub(crate) image: &'a Image,
     pub(crate) geometry: Geometry,
+    /// How far the disk is read, bytes.
+    pub(crate) size: u64,
     /// Gets told of every wanted block that the disk has.
     pub(crate) index: Option<&'a BlockIndex>,
     /// Gets the digests of what is read and the old content of what differs.
@@ -75,11 +77,10 @@ impl Compare<'_> {
     pub(crate) fn run(
         &self,
         segments: impl Iterator<Item = u64> + Send,
-        segment_count: u64,
         verdicts: &Verdicts,
         workers: usize,
     ) -> Result<Compared> {
-        let compared = Mutex::new(Compared { logged: 0, segments: vec![None; segment_count as usize] });
+        let compared = Mutex::new(Compared { logged: 0, segments: vec![None; Self::segments(self.size).end as usize] });
         let tools = || Tools {
             buffer: AlignedBuf::zeroed(SEGMENT_BYTES as usize),
             compress: self.log.and_then(|_| Compress::zstd()),
@@ -96,7 +97,7 @@ impl Compare<'_> {
 
     fn segment(&self, tools: &mut Tools, segment: u64, verdicts: &Verdicts) -> Result<(u64, Option<Digest>)> {
         let start = segment * SEGMENT_BYTES;
-        let end = (start + SEGMENT_BYTES).min(self.geometry.disk);
+        let end = (start + SEGMENT_BYTES).min(self.size);
         let data = &mut tools.buffer[..len(&(start..end))];
         self.watch.pace(data.len() as u64);
         self.disk.read_at(start, data).map_err(|source| Error::Disk { doing: "reading", offset: start, source })?;

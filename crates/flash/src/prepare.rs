@@ -364,6 +364,7 @@ impl Flash<'_> {
             disk: self.disk,
             image: self.image,
             geometry,
+            size,
             index: Some(&index),
             log,
             forced,
@@ -371,8 +372,7 @@ impl Flash<'_> {
             counters,
             watch: self.watch,
         };
-        let segments = Compare::segments(size);
-        let compared = compare.run(segments.clone(), segments.end, &verdicts, self.workers)?;
+        let compared = compare.run(Compare::segments(size), &verdicts, self.workers)?;
         let why = format!("compared: something to keep or reuse at {useful} of {count} places");
         Ok(Examined { verdicts, index: Some(index), compared, why })
     }
@@ -531,9 +531,8 @@ impl Flash<'_> {
         // After the first write of a flash that was cut off the disk is no longer the old one.
         let log = prepared.undo.as_ref().filter(|_| !prepared.resumed);
         let chunks_a_segment = SEGMENT_BYTES / geometry.chunk;
-        let size = compared_size(geometry);
-        let in_image = Compare::segments(size);
-        let segment_count = Compare::segments(geometry.disk).end;
+        let size = if prepared.tail { geometry.disk } else { compared_size(geometry) };
+        let all = Compare::segments(size);
         let changed = match (dirty, log) {
             (Dirty::Nothing, _) => return Ok(()),
             (Dirty::Chunks(chunks), _) => Some(chunks.clone()),
@@ -547,11 +546,10 @@ impl Flash<'_> {
             Some(chunks) => {
                 let mut segments: Vec<u64> = chunks.iter().map(|chunk| chunk / chunks_a_segment).collect();
                 segments.dedup();
-                // Behind the image only what was logged can have been changed by us, or be put back.
-                segments.retain(|&segment| in_image.contains(&segment) || prepared.tail || segment + 1 == segment_count);
+                segments.retain(|segment| all.contains(segment));
                 segments
             }
-            None => in_image.collect(),
+            None => all.collect(),
         };
         let before: Vec<u64> =
             prepared.verdicts.iter().filter(|(_, v)| *v == Verdict::Staged).map(|(chunk, _)| chunk).collect();
@@ -561,6 +559,7 @@ impl Flash<'_> {
             disk: self.disk,
             image: self.image,
             geometry,
+            size,
             index: None,
             log,
             forced: &forced,
@@ -568,7 +567,7 @@ impl Flash<'_> {
             counters,
             watch: self.watch,
         };
-        let compared = compare.run(segments.into_iter(), segment_count, &prepared.verdicts, self.workers)?;
+        let compared = compare.run(segments.into_iter(), &prepared.verdicts, self.workers)?;
         prepared.logged += compared.logged;
         self.force(&prepared.verdicts, &forced)?;
         for chunk in before {
@@ -579,7 +578,8 @@ impl Flash<'_> {
         }
         if let Some(log) = log {
             // The digest from before holds no more; an undo makes it anew from the chunks' digests.
-            log.seal(&Seal { old_blake3: None, old_size: if prepared.tail { geometry.disk } else { size } })?;
+            self.log_kill(log, geometry, meanwhile, prepared.tail)?;
+            log.seal(&Seal { old_blake3: None, old_size: size })?;
         }
         Ok(())
     }

@@ -84,6 +84,11 @@ impl Device {
         self.folder.join("partition").exists()
     }
 
+    /// Its number among its disk's partitions.
+    pub(super) fn partition_number(&self) -> Option<u64> {
+        self.number("partition")
+    }
+
     /// The disk that it is a partition of, or itself.
     pub(super) fn whole(&self) -> Self {
         let whole = if self.is_partition() { self.folder.parent().and_then(Self::at) } else { None };
@@ -200,10 +205,8 @@ impl Device {
         if parts.is_empty() {
             parts.push(format!("virtual:{}", self.name));
         }
-        // Partitions, and the namespaces of an `NVMe` controller, share its address.
-        for (what, file) in [("namespace", "nsid"), ("partition", "partition")] {
-            parts.extend(self.text(file).map(|number| format!("{what}:{number}")));
-        }
+        // The namespaces of an `NVMe` controller share its address.
+        parts.extend(self.text("nsid").map(|number| format!("namespace:{number}")));
         parts.join("_")
     }
 

@@ -32,6 +32,9 @@ pub struct Hardware {
     /// The maker's name for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// Its number, if a partition was allowed to stand for a disk: the other facts are its disk's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<u64>,
     /// Where it is plugged in (addresses on the PCI and SCSI buses), or which file it is.
     pub place: String,
 }
@@ -67,6 +70,7 @@ impl DiskIdentity {
         fact("serial number", ours.serial.as_ref(), theirs.serial.as_ref())?;
         fact("WWID", ours.wwid.as_ref(), theirs.wwid.as_ref())?;
         fact("model", ours.model.as_ref(), theirs.model.as_ref())?;
+        fact("partition number", ours.partition.as_ref(), theirs.partition.as_ref())?;
         // Where it is plugged in counts only for a disk that cannot say who it is: others may be moved.
         if ours.serial.is_none() && ours.wwid.is_none() {
             fact("place", Some(&ours.place), Some(&theirs.place))?;
@@ -82,7 +86,11 @@ impl DiskIdentity {
             (None, Some(serial)) => format!("serial={}_{serial}", hardware.model.as_deref().unwrap_or_default()),
             (None, None) => hardware.place.clone(),
         };
-        let key = escaped(&format!("{who},size={}", hardware.size));
+        let mut key = escaped(&format!("{who},size={}", hardware.size));
+        if let Some(number) = hardware.partition {
+            // Writing to a string cannot fail.
+            let _ = write!(key, ",partition={number}");
+        }
         if key.len() <= KEY_BYTES_MAX { key } else { format!("blake3={}", blake3::hash(key.as_bytes()).to_hex()) }
     }
 }
@@ -137,6 +145,7 @@ mod tests {
                 serial: Some("S1".into()),
                 wwid: Some("naa.5000".into()),
                 model: Some("Fast Disk".into()),
+                partition: None,
                 place: "0000:00:05.0".into(),
             },
             contents: Contents {

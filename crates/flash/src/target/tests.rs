@@ -295,7 +295,7 @@ fn a_disk_is_found_by_its_serial_and_wwid() {
         "pci0000:00/0000:00:07.0/ata1/host3/target3:0:0/3:0:0:0/block/sda",
         "8:0",
         32,
-        &[("device/vpd_pg80", "\0\u{80}\0\u{4}  S3"), ("device/model", "DISK    "), ("device/wwid", "t10.ATA x")],
+        &[("device/vpd_pg80", "\0P\0\u{4}  S3"), ("device/model", "DISK    "), ("device/wwid", "t10.ATA x")],
     );
     for (name, node) in [
         ("serial=vol-1", "vda"),
