@@ -40,4 +40,5 @@ pub(crate) enum ProgressMode {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     // One variant a command: `Flash(commands::flash::Args)`, …
+    Store(commands::store::Args),
 }

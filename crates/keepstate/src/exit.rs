@@ -1,9 +1,21 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by a gate or preflight, 4 needs a person.
 
+use std::fmt;
 use std::process::ExitCode;
+
+/// What was typed cannot be meant: exit code 2, as for what the parser itself refuses.
+#[derive(Debug)]
+pub(crate) struct WrongUsage(pub(crate) String);
+
+impl fmt::Display for WrongUsage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WrongUsage {}
 
 /// The exit code that an error stands for.
 pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
-    let _ = error;
-    ExitCode::from(1)
+    if error.is::<WrongUsage>() { ExitCode::from(2) } else { ExitCode::from(1) }
 }

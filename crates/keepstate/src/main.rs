@@ -2,7 +2,9 @@
 
 mod cli;
 mod commands;
+mod context;
 mod exit;
+mod log;
 mod output;
 
 use std::process::ExitCode;
@@ -11,6 +13,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
+    log::start();
     let output = output::Output::new(&cli.global);
     match commands::run(cli.command, &output) {
         Ok(()) => ExitCode::SUCCESS,

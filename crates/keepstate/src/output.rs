@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use serde::Serialize;
+
 use crate::cli::Global;
 
 /// Where a command prints.
@@ -10,14 +12,34 @@ pub(crate) struct Output {
     global: Global,
 }
 
+#[allow(clippy::unused_self, reason = "who prints does not ask what depends on the flags")]
 impl Output {
     pub(crate) fn new(global: &Global) -> Self {
         Self { global: global.clone() }
     }
 
+    /// Whether one JSON document is to be printed, and nothing else.
+    pub(crate) fn is_json(&self) -> bool {
+        self.global.json
+    }
+
+    /// Text for people, on standard output.
+    pub(crate) fn text(&self, text: &str) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        out.flush()
+    }
+
+    /// The one JSON document, on standard output.
+    pub(crate) fn document(&self, document: &impl Serialize) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        serde_json::to_writer_pretty(&mut out, document)?;
+        out.write_all(b"\n")?;
+        out.flush()
+    }
+
     /// The error and its causes, once each.
     pub(crate) fn error(&self, error: &anyhow::Error) {
-        let _ = &self.global;
         let mut line = format!("keepstate: {error}");
         for cause in error.chain().skip(1) {
             line.push_str(": ");

@@ -15,6 +15,8 @@ mod pace;
 mod random;
 pub mod reader;
 mod remote;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod transfer;
 
 pub use budget::Policy;

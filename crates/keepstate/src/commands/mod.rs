@@ -1,5 +1,7 @@
 //! One file a command: its arguments and what it prints. The work is done in the libraries.
 
+pub(crate) mod store;
+
 use anyhow::Result;
 
 use crate::cli::Command;
@@ -7,6 +9,7 @@ use crate::output::Output;
 
 /// Runs what was asked for.
 pub(crate) fn run(command: Command, output: &Output) -> Result<()> {
-    let _ = output;
-    match command {}
+    match command {
+        Command::Store(args) => store::run(args, output),
+    }
 }

@@ -362,7 +362,7 @@ mod tests {
         std::fs::write(&file, format!("[default]\ncredential_process = {process}\n")).expect("is written");
         let asked = profile.clone().ask().expect("prints");
         assert_eq!(asked.credential.key_id, "P");
-        assert!(asked.stale.expect("ends") > Instant::now() + Duration::from_secs(3600));
+        assert!(asked.stale.expect("ends") > Instant::now() + Duration::from_hours(1));
         for (process, why) in [
             ("exit 3", "exit status: 3"),
             ("echo nonsense", "did not print"),

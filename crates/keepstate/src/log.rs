@@ -1,0 +1,16 @@
+//! What the libraries say of themselves, on standard error: `KEEPSTATE_LOG=store=debug`, warnings otherwise.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::EnvFilter;
+
+/// Starts to log.
+pub(crate) fn start() {
+    let filter = EnvFilter::try_from_env("KEEPSTATE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .compact()
+        .init();
+}
