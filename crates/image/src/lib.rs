@@ -1,9 +1,26 @@
 //! What an image is: manifest, chunks, codecs; packing and unpacking it; signing and checking it; where it stands in a store.
 
+pub mod accepted;
 pub mod codec;
 pub mod digest;
+pub mod facts;
+pub mod layout;
 pub mod open;
+pub mod pack;
 mod recent;
+pub mod sign;
+pub mod source;
 pub mod table;
+pub mod trust;
+pub mod view;
 
 pub use open::Image;
+pub use trust::{Refusal, Trust};
+
+/// Name of an image's manifest in its folder.
+pub const MANIFEST: &str = "manifest.json";
+/// Name of the manifest's signature in its folder.
+pub const SIGNATURE: &str = "manifest.json.minisig";
+
+/// Told how much is done, and how much there is (0 when that is not known), in bytes.
+pub type Progress<'a> = &'a dyn Fn(u64, u64);

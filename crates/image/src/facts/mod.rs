@@ -1,0 +1,180 @@
+//! What an image's root filesystem says of itself: read without mounting, through [`ReadAt`].
+
+mod text;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ext4_view::{Ext4, Ext4Read};
+use model::manifest::Facts;
+
+use crate::layout::Layout;
+use crate::view::ReadAt;
+
+/// Largest file that is read whole: a package list of a hundred thousand packages has half of it.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+
+/// What was found, and why something was not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The facts, if a root filesystem could be read.
+    pub facts: Option<Facts>,
+    /// The architecture of its programs, as the kernel names it.
+    pub architecture: Option<String>,
+    /// In words for people: what could not be read, and why.
+    pub notes: Vec<String>,
+}
+
+/// Looks for a root filesystem on `disk` and reads its facts. Never fails: what cannot be read is told in the notes.
+pub fn read(disk: &Arc<dyn ReadAt>, layout: &Layout) -> Found {
+    let mut found = Found::default();
+    // A disk without a partition table may be one filesystem.
+    let whole = [(0, disk.size())];
+    let partitions = layout.partitions.iter().map(|partition| (partition.offset, partition.length));
+    for (number, (offset, length)) in (0..).zip(whole.into_iter().chain(partitions)) {
+        let place = if number == 0 { "the whole disk".to_owned() } else { format!("partition {number}") };
+        let part = Part { disk: Arc::clone(disk), offset, length };
+        match Ext4::load(Box::new(part)) {
+            Ok(filesystem) => match read_root(&filesystem) {
+                Ok(Some(facts)) => {
+                    found.facts = Some(facts);
+                    found.architecture = architecture(&filesystem);
+                    return found;
+                }
+                Ok(None) => found.notes.push(format!("{place} holds an ext4 without an os-release: no root")),
+                Err(why) => found.notes.push(format!("{place} holds an ext4 that cannot be read: {why}")),
+            },
+            Err(_) => {
+                if let Some(kind) = other_filesystem(&**disk, offset, length) {
+                    found.notes.push(format!("{place} holds {kind}, which is not read (ext4 is)"));
+                }
+            }
+        }
+    }
+    found.notes.push("no facts: no root filesystem was found that can be read".to_owned());
+    found
+}
+
+/// A filesystem's view of its part of the disk.
+struct Part {
+    disk: Arc<dyn ReadAt>,
+    offset: u64,
+    length: u64,
+}
+
+impl Ext4Read for Part {
+    fn read(&mut self, start: u64, buf: &mut [u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if start.checked_add(buf.len() as u64).is_none_or(|end| end > self.length) {
+            return Err(format!("{} bytes at {start} are beyond the partition's end", buf.len()).into());
+        }
+        Ok(self.disk.read_at(self.offset + start, buf)?)
+    }
+}
+
+/// The facts, none if this is no root.
+fn read_root(root: &Ext4) -> Result<Option<Facts>, String> {
+    let Some(os_release) = file(root, "/etc/os-release")?.or(file(root, "/usr/lib/os-release")?) else {
+        return Ok(None);
+    };
+    let text = |path| Ok::<_, String>(file(root, path)?.unwrap_or_default());
+    Ok(Some(Facts {
+        os_release: text::os_release(&os_release),
+        kernels: kernels(root)?,
+        fstab: text::fstab(&text("/etc/fstab")?),
+        users: text::ids(&text("/etc/passwd")?),
+        groups: text::ids(&text("/etc/group")?),
+        packages: text::dpkg_status(&text("/var/lib/dpkg/status")?),
+    }))
+}
+
+/// A text file; none if it is missing. What is no UTF-8 is replaced.
+fn file(root: &Ext4, path: &str) -> Result<Option<String>, String> {
+    let wrong = |why: ext4_view::Ext4Error| format!("{path}: {why}");
+    match root.metadata(path) {
+        Err(ext4_view::Ext4Error::NotFound) => return Ok(None),
+        Err(why) => return Err(wrong(why)),
+        Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
+            return Err(format!("{path} has {} bytes, at most {FILE_BYTES_MAX} are read", metadata.len()));
+        }
+        Ok(metadata) if metadata.is_dir() => return Ok(None),
+        Ok(_) => {}
+    }
+    let bytes = root.read(path).map_err(wrong)?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Versions of `/boot/vmlinuz-*` and of the folders in `/lib/modules`.
+fn kernels(root: &Ext4) -> Result<Vec<String>, String> {
+    let mut versions = BTreeSet::new();
+    for (folder, prefix) in [("/boot", "vmlinuz-"), ("/lib/modules", "")] {
+        let entries = match root.read_dir(folder) {
+            Ok(entries) => entries,
+            Err(ext4_view::Ext4Error::NotFound | ext4_view::Ext4Error::NotADirectory) => continue,
+            Err(why) => return Err(format!("{folder}: {why}")),
+        };
+        for entry in entries {
+            let entry = entry.map_err(|why| format!("{folder}: {why}"))?;
+            let name = entry.file_name();
+            let Ok(name) = name.as_str() else { continue };
+            if let Some(version) = name.strip_prefix(prefix).filter(|version| version.contains('.'))
+                && !name.starts_with('.')
+            {
+                versions.insert(version.to_owned());
+            }
+        }
+    }
+    Ok(versions.into_iter().collect())
+}
+
+/// The architecture of the first of these programs that is there.
+fn architecture(root: &Ext4) -> Option<String> {
+    const PROGRAMS: [&str; 5] = ["/sbin/init", "/usr/lib/systemd/systemd", "/bin/sh", "/bin/busybox", "/bin/true"];
+    PROGRAMS.into_iter().find_map(|program| {
+        let mut header = [0; 20];
+        let mut file = root.open(program).ok()?;
+        std::io::Read::read_exact(&mut file, &mut header).ok()?;
+        elf_architecture(&header).map(str::to_owned)
+    })
+}
+
+/// What the kernel calls the machine that an ELF file is for.
+fn elf_architecture(header: &[u8; 20]) -> Option<&'static str> {
+    if header[..4] != *b"\x7fELF" {
+        return None;
+    }
+    let (is_64, is_little) = (header[4] == 2, header[5] == 1);
+    let machine = [header[18], header[19]];
+    let machine = if is_little { u16::from_le_bytes(machine) } else { u16::from_be_bytes(machine) };
+    Some(match (machine, is_64, is_little) {
+        (62, true, true) => "x86_64",
+        (183, true, true) => "aarch64",
+        (243, true, true) => "riscv64",
+        (258, true, true) => "loongarch64",
+        (22, true, false) => "s390x",
+        (21, true, true) => "ppc64le",
+        (21, true, false) => "ppc64",
+        (3, false, true) => "i686",
+        (40, false, true) => "armv7l",
+        _ => return None,
+    })
+}
+
+/// What else stands there, by its magic.
+fn other_filesystem(disk: &dyn ReadAt, offset: u64, length: u64) -> Option<&'static str> {
+    const MAGICS: [(u64, &[u8], &str); 6] = [
+        (0, b"XFSB", "an XFS"),
+        (65_600, b"_BHRfS_M", "a Btrfs"),
+        (0, b"LUKS\xba\xbe", "an encrypted volume (LUKS)"),
+        (512, b"LABELONE", "a physical volume (LVM)"),
+        (0, b"hsqs", "a SquashFS"),
+        (1024, &[0xe2, 0xe1, 0xf5, 0xe0], "an EROFS"),
+    ];
+    MAGICS.iter().find_map(|(at, magic, kind)| {
+        let mut bytes = vec![0; magic.len()];
+        let is_there = at + (magic.len() as u64) <= length && disk.read_at(offset + at, &mut bytes).is_ok();
+        (is_there && bytes == *magic).then_some(*kind)
+    })
+}
+
+#[cfg(test)]
+mod tests;
