@@ -81,12 +81,13 @@ impl Server {
     }
 
     /// From now on SIGINT and SIGTERM do not end the process, but the wait that is returned.
-    pub fn catch_signals(&self) -> io::Result<impl FnOnce() -> &'static str> {
+    pub fn catch_signals(&self) -> io::Result<impl FnOnce() -> &'static str + use<>> {
         let handle = self.running.as_ref().map(|running| running.runtime.handle().clone());
         let handle = handle.ok_or_else(|| io::Error::other("the server has ended"))?;
-        let _inside = handle.enter();
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        let handle = handle.clone();
+        let (mut interrupt, mut terminate) = {
+            let _inside = handle.enter();
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        };
         Ok(move || {
             handle.block_on(async {
                 tokio::select! {
