@@ -9,6 +9,7 @@ mod durable;
 mod exact;
 pub mod medium;
 pub mod medium_file;
+pub mod pace;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod zero;
@@ -17,4 +18,5 @@ pub use aligned::AlignedBuf;
 pub use disk::RealDisk;
 pub use medium::{Disk, Medium};
 pub use medium_file::MediumFile;
+pub use pace::Pace;
 pub use zero::is_zero;
