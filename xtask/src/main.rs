@@ -10,6 +10,8 @@ mod images;
 mod mount;
 mod run;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -34,8 +36,19 @@ enum Chore {
     SmallDisk(images::small::Args),
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().chore {
+fn main() -> ExitCode {
+    match carry_out(Cli::parse().chore) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Causes in one line, without a backtrace: most errors here are of other programs.
+            run::say(&format!("xtask: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry_out(chore: Chore) -> Result<()> {
+    match chore {
         Chore::Images(args) => images::run(&args),
         Chore::Dist(args) => dist::run(&args),
         Chore::Bench(bench) => bench::run(&bench),
