@@ -87,7 +87,11 @@ impl Apply<'_> {
         prover.write(0, &sector_0, &mut Prover::scratch())?;
         prover.flush()?;
         let mut chunk = AlignedBuf::zeroed(len(&self.gather.geometry.in_image(0)));
-        self.gather.disk.read_at(0, &mut chunk).map_err(|source| Error::Disk { doing: "reading back", offset: 0, source })?;
+        self.gather.disk.read_at(0, &mut chunk).map_err(|source| Error::Disk {
+            doing: "reading back",
+            offset: 0,
+            source,
+        })?;
         let is_right = match self.gather.image.chunk_page(0)?.chunks[0] {
             Chunk::Zero => sys::is_zero(&chunk),
             Chunk::Data { digest, .. } => image::digest::chunk(&chunk, 0) == digest,
@@ -238,7 +242,8 @@ impl Apply<'_> {
 /// Turns the boot area to `meanwhile`: sector 0 alone and flushed, then the rest. What is so already is not written.
 pub(crate) fn turn(prover: &Prover<'_>, meanwhile: &Meanwhile) -> Result<()> {
     let mut scratch = Prover::scratch();
-    let patches = std::iter::once((0, &meanwhile.sector_0)).chain(meanwhile.then.iter().map(|(at, bytes)| (*at, bytes)));
+    let patches =
+        std::iter::once((0, &meanwhile.sector_0)).chain(meanwhile.then.iter().map(|(at, bytes)| (*at, bytes)));
     for (offset, bytes) in patches {
         let mut now = vec![0; bytes.len()];
         prover.disk.read_at(offset, &mut now).map_err(|source| Error::Disk { doing: "reading", offset, source })?;

@@ -220,9 +220,11 @@ impl Gather<'_> {
                 + 1;
             let target = at * block..((at + run) * block).min(out.len());
             let offset = u64::from(source.block) * u64::from(BLOCK_BYTES);
-            self.disk
-                .read_at(offset, &mut out[target.clone()])
-                .map_err(|source| Error::Disk { doing: "reading", offset, source })?;
+            self.disk.read_at(offset, &mut out[target.clone()]).map_err(|source| Error::Disk {
+                doing: "reading",
+                offset,
+                source,
+            })?;
             self.counters.read.fetch_add(target.len() as u64, std::sync::atomic::Ordering::Relaxed);
             at += run;
         }
@@ -232,7 +234,12 @@ impl Gather<'_> {
 }
 
 /// The hints of each data chunk of a page.
-pub(crate) fn hints_by_chunk(chunks: &ChunkPage, blocks: &BlockPage, geometry: Geometry, first: u64) -> HashMap<u64, Range<usize>> {
+pub(crate) fn hints_by_chunk(
+    chunks: &ChunkPage,
+    blocks: &BlockPage,
+    geometry: Geometry,
+    first: u64,
+) -> HashMap<u64, Range<usize>> {
     let mut at = 0;
     let mut ranges = HashMap::new();
     for (index, chunk) in (first..).zip(&chunks.chunks) {

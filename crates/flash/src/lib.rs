@@ -22,7 +22,7 @@ mod work;
 pub use boot_area::Meanwhile;
 pub use error::{Error, Result};
 pub use geometry::Geometry;
-pub use prepare::{Keep, Prepared, Space};
+pub use prepare::{Intent, Keep, Prepared, Space, plan_for_nothing};
 pub use verdict::{ChunkSet, Verdict, Verdicts};
 
 use std::time::Instant;
@@ -99,11 +99,13 @@ impl Flash<'_> {
         self.take_dirty(prepared, dirty, &meanwhile, &counters)?;
         let compare_seconds = begin.elapsed().as_secs_f64();
         let boot_area = BootArea::of_image(geometry, &self.image.manifest().boot_area);
-        let to_write: u64 = self.bytes_where(prepared, |verdict| verdict != Verdict::Equal);
-        let reused = self.bytes_where(prepared, |verdict| verdict == Verdict::Reuse) + prepared.staged_reused;
+        let to_write: u64 = prepared.verdicts.bytes(geometry, |verdict| verdict != Verdict::Equal);
+        let reused = prepared.verdicts.bytes(geometry, |verdict| verdict == Verdict::Reuse) + prepared.staged_reused;
         let skipped = geometry.image - to_write;
         self.watch.phase("writing", to_write);
-        if to_write > 0 && let Some(undo) = &prepared.undo {
+        if to_write > 0
+            && let Some(undo) = &prepared.undo
+        {
             undo.event(Event::Began)?;
         }
         let apply = Apply {
@@ -159,16 +161,6 @@ impl Flash<'_> {
             return Err(Error::Unproved { offset: prepared.geometry.in_image(chunk).start, attempts: 0 });
         }
         Ok(self.image.disk_digest()?)
-    }
-
-    fn bytes_where(&self, prepared: &Prepared, is: impl Fn(Verdict) -> bool) -> u64 {
-        prepared
-            .verdicts
-            .iter()
-            .filter(|(_, verdict)| is(*verdict))
-            .map(|(chunk, _)| prepared.geometry.in_image(chunk))
-            .map(|range| range.end - range.start)
-            .sum()
     }
 }
 

@@ -1,9 +1,10 @@
 //! The half of a flash that changes nothing: compare, log, stage, predict.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use image::Image;
 use image::table::{Chunk, PAGE_CHUNKS};
 use model::report::FlashPlan;
 use sys::Medium;
@@ -44,6 +45,17 @@ pub struct Keep {
     pub image_from: (String, String),
 }
 
+/// What a flash would keep, for predicting it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Intent {
+    /// There would be an undo log.
+    pub undo: bool,
+    /// The old data behind the image's end would be logged too.
+    pub tail: bool,
+    /// There would be a stage.
+    pub stage: bool,
+}
+
 /// A disk that was compared with an image, with everything logged and staged that was asked for.
 pub struct Prepared {
     pub(crate) geometry: Geometry,
@@ -54,6 +66,8 @@ pub struct Prepared {
     pub(crate) logged: u64,
     /// Bytes of the stage's content that the disk itself had.
     pub(crate) staged_reused: u64,
+    /// Bytes of the payload that went into the stage, compressed.
+    fetched: u64,
     pub(crate) read: u64,
     pub(crate) compare_seconds: f64,
     pub(crate) stage_seconds: f64,
@@ -69,11 +83,28 @@ impl Prepared {
         self.stage.as_ref().or(self.undo.as_ref())
     }
 
-    /// Bytes of the image by verdict.
     fn bytes(&self, verdict: Verdict) -> u64 {
-        let geometry = self.geometry;
-        let chunks = self.verdicts.iter().filter(|(_, v)| *v == verdict);
-        chunks.map(|(chunk, _)| geometry.in_image(chunk)).map(|range| range.end - range.start).sum()
+        self.verdicts.bytes(self.geometry, |v| v == verdict)
+    }
+
+    /// What applying it will do, as far as it is known: measured, where it has been done already.
+    pub fn plan(&self) -> FlashPlan {
+        let (equal, zero, fetch) = (self.bytes(Verdict::Equal), self.bytes(Verdict::Zero), self.bytes(Verdict::Fetch));
+        let write = self.geometry.image - equal;
+        let disk_rate = self.read.max(1) as f64 / self.compare_seconds.max(1e-3);
+        FlashPlan {
+            image: self.geometry.image,
+            equal,
+            zero,
+            reuse: self.staged_reused + self.bytes(Verdict::Reuse),
+            fetch: write - zero - self.staged_reused - self.bytes(Verdict::Reuse),
+            fetch_compressed: self.fetched + fetch,
+            write,
+            log: self.logged,
+            prepare_seconds: self.compare_seconds + self.stage_seconds,
+            apply_seconds: (write - zero) as f64 / disk_rate,
+            compare: self.why.clone(),
+        }
     }
 
     /// Whether the disk equals the image already.
@@ -94,7 +125,8 @@ impl Flash<'_> {
     /// The sizes that this flash works with; refused where the image does not fit.
     pub fn geometry(&self) -> Result<Geometry> {
         let manifest = self.image.manifest();
-        let disk = self.disk.size().map_err(|source| Error::Disk { doing: "reading the size of", offset: 0, source })?;
+        let disk =
+            self.disk.size().map_err(|source| Error::Disk { doing: "reading the size of", offset: 0, source })?;
         if disk < manifest.disk_size {
             return Err(Error::Refused(format!(
                 "the disk has {disk} bytes, the image {}: take a larger disk",
@@ -105,77 +137,23 @@ impl Flash<'_> {
     }
 
     /// What a flash would do. Writes nothing, anywhere.
-    pub fn plan(&self, keep: &Keep) -> Result<FlashPlan> {
-        let (has_undo, has_stage) = (keep.undo.is_some(), keep.stage.is_some());
+    pub fn plan(&self, intent: Intent) -> Result<FlashPlan> {
         let begin = Instant::now();
         let geometry = self.geometry()?;
         let counters = Counters::default();
         let forced = self.forced(geometry, &Meanwhile::nothing(self.disk)?);
-        let examined = self.examine(geometry, None, &forced, has_undo || has_stage, keep.tail, &counters)?;
+        let must_compare = intent.undo || intent.stage;
+        let examined = self.examine(geometry, None, &forced, must_compare, intent.tail, &counters)?;
         let Examined { verdicts, index, why, .. } = examined;
         self.force(&verdicts, &forced)?;
-        let compare_seconds = begin.elapsed().as_secs_f64();
         if let Some(index) = &index {
-            self.find_reuse(&verdicts, geometry, index, has_undo || has_stage)?;
+            self.find_reuse(&verdicts, geometry, index, must_compare)?;
         }
-        let fetch_begin = Instant::now();
-        let mut fetch_compressed = 0;
-        let mut sampled = None;
-        for job in FetchJobs::new(self.image, geometry, &verdicts, |_| true) {
-            let job = job?;
-            let range = job.range();
-            fetch_compressed += range.end - range.start;
-            if sampled.is_none() {
-                let begin = Instant::now();
-                self.image.payload(range.clone())?;
-                sampled = Some((range.end - range.start, begin.elapsed().as_secs_f64()));
-            }
-        }
-        let prepared = Prepared {
-            geometry,
-            verdicts,
-            index,
-            undo: None,
-            stage: None,
-            logged: 0,
-            staged_reused: 0,
-            read: counters.read.load(Ordering::Relaxed),
-            compare_seconds,
-            stage_seconds: fetch_begin.elapsed().as_secs_f64(),
-            resumed: false,
-            tail: keep.tail,
-            why,
-        };
-        let (equal, zero, fetch) =
-            (prepared.bytes(Verdict::Equal), prepared.bytes(Verdict::Zero), prepared.bytes(Verdict::Fetch));
-        let write = geometry.image - equal;
-        let reuse = write - zero - fetch;
-        // Requests go out side by side; one alone tells a lower bound of the store's rate.
-        let fetch_rate = sampled.map_or(f64::INFINITY, |(bytes, seconds)| bytes as f64 / seconds.max(1e-6) * 2.0);
-        // No disk is written to find out how fast it writes: taken as fast as it reads.
-        let disk_rate = prepared.read.max(1) as f64 / compare_seconds.max(1e-3);
-        let fetch_seconds = fetch_compressed as f64 / fetch_rate;
-        let write_seconds = (write - zero) as f64 / disk_rate;
-        let (prepare_seconds, apply_seconds) = if has_stage {
-            (compare_seconds + fetch_seconds, write_seconds)
-        } else {
-            (compare_seconds, fetch_seconds.max(write_seconds))
-        };
-        let log = if has_undo { write } else { 0 };
-        let compare = prepared.why;
-        Ok(FlashPlan {
-            image: geometry.image,
-            equal,
-            zero,
-            reuse,
-            fetch,
-            fetch_compressed,
-            write,
-            log,
-            prepare_seconds,
-            apply_seconds,
-            compare,
-        })
+        let compare_seconds = begin.elapsed().as_secs_f64();
+        // No disk is written to find out how fast it writes: it is taken to write as fast as it reads.
+        let read = counters.read.load(Ordering::Relaxed).max(1);
+        let disk_rate = read as f64 / compare_seconds.max(1e-3);
+        predict(self.image, &verdicts, intent, compare_seconds, disk_rate, why)
     }
 
     /// Compares, logs and stages. Changes nothing on the disk.
@@ -230,6 +208,7 @@ impl Flash<'_> {
             stage: None,
             logged: compared.logged,
             staged_reused: 0,
+            fetched: 0,
             read: 0,
             compare_seconds,
             stage_seconds: 0.0,
@@ -248,7 +227,8 @@ impl Flash<'_> {
         self.stage(&mut prepared, stage.as_ref(), undo.as_ref(), &counters)?;
         if let Some(log) = logging {
             let old_size = if keep.tail { geometry.disk } else { compared_size(geometry) };
-            let old_blake3 = compared.old_blake3(old_size).ok_or_else(|| Error::Refused("the disk was not read whole".into()))?;
+            let old_blake3 =
+                compared.old_blake3(old_size).ok_or_else(|| Error::Refused("the disk was not read whole".into()))?;
             log.seal(&Seal { old_blake3: Some(old_blake3), old_size })?;
         } else if let Some(log) = &undo {
             log.flush()?;
@@ -297,6 +277,7 @@ impl Flash<'_> {
             undo,
             logged: 0,
             staged_reused: 0,
+            fetched: 0,
             read: 0,
             compare_seconds: 0.0,
             stage_seconds: 0.0,
@@ -347,14 +328,14 @@ impl Flash<'_> {
         let samples = Samples::take(self.disk, self.image, geometry)?;
         let count = samples.count();
         if can_skip && samples.is_blank() {
-            self.take_all(&verdicts)?;
+            take_all(self.image, &verdicts)?;
             let why = format!("not compared: the disk is zero at all of {count} places");
             return Ok(Examined { verdicts, index: None, compared: Compared::default(), why });
         }
         let index = BlockIndex::of_image(self.image)?;
         let useful = samples.useful(geometry, &index);
         if can_skip && useful == 0 {
-            self.take_all(&verdicts)?;
+            take_all(self.image, &verdicts)?;
             let why = format!("not compared: nothing to keep or reuse at {count} places");
             return Ok(Examined { verdicts, index: None, compared: Compared::default(), why });
         }
@@ -377,22 +358,11 @@ impl Flash<'_> {
         Ok(Examined { verdicts, index: Some(index), compared, why })
     }
 
-    /// Everything that the image has is to be written.
-    fn take_all(&self, verdicts: &Verdicts) -> Result<()> {
-        for page in 0..verdicts.len().div_ceil(PAGE_CHUNKS as u64) {
-            for (chunk, entry) in (page * PAGE_CHUNKS as u64..).zip(&self.image.chunk_page(page)?.chunks) {
-                verdicts.set(chunk, if *entry == Chunk::Zero { Verdict::Zero } else { Verdict::Fetch });
-            }
-        }
-        Ok(())
-    }
-
     /// Gives [`Verdict::Reuse`] to the chunks all of whose blocks the disk has. With space to stage them
     /// (`any_source`) also from places that will be overwritten.
     fn find_reuse(&self, verdicts: &Verdicts, geometry: Geometry, index: &BlockIndex, any_source: bool) -> Result<()> {
-        let is_at_hand = |hint: u64| {
-            index.is_zero(hint) || index.source(hint).is_some_and(|source| any_source || source.stable)
-        };
+        let is_at_hand =
+            |hint: u64| index.is_zero(hint) || index.source(hint).is_some_and(|source| any_source || source.stable);
         for page in 0..verdicts.len().div_ceil(PAGE_CHUNKS as u64) {
             let first = page * PAGE_CHUNKS as u64;
             let range = first..(first + PAGE_CHUNKS as u64).min(verdicts.len());
@@ -409,7 +379,13 @@ impl Flash<'_> {
     }
 
     /// Stages what the disk has elsewhere, and with a stage of its own also what has to be fetched.
-    fn stage(&self, prepared: &mut Prepared, stage: Option<&Log>, undo: Option<&Log>, counters: &Counters) -> Result<()> {
+    fn stage(
+        &self,
+        prepared: &mut Prepared,
+        stage: Option<&Log>,
+        undo: Option<&Log>,
+        counters: &Counters,
+    ) -> Result<()> {
         let (geometry, verdicts) = (prepared.geometry, &prepared.verdicts);
         let gather = Gather { disk: self.disk, image: self.image, geometry, counters };
         let held = prepared.bytes(Verdict::Staged);
@@ -424,14 +400,17 @@ impl Flash<'_> {
         if let Some(stage) = stage {
             self.watch.phase("fetching", prepared.bytes(Verdict::Fetch));
             let jobs = FetchJobs::new(self.image, geometry, verdicts, |_| true);
+            let fetched = AtomicU64::new(0);
             work::for_each(self.workers, jobs, Tools::new, |tools, job| {
                 gather.stage_fetched(stage, &job, tools)?;
                 job.wanted.iter().for_each(|wanted| verdicts.set(wanted.chunk, Verdict::Staged));
+                fetched.fetch_add(job.range().end - job.range().start, Ordering::Relaxed);
                 self.watch.advance(job.wanted.len() as u64 * geometry.chunk);
                 Ok(())
             })?;
             stage.append_verdicts(verdicts)?;
             stage.seal(&Seal { old_blake3: None, old_size: 0 })?;
+            prepared.fetched = fetched.into_inner();
         }
         prepared.staged_reused = reused;
         Ok(())
@@ -465,9 +444,11 @@ impl Flash<'_> {
             let range = geometry.on_disk(chunk);
             let mut content = sys::AlignedBuf::zeroed(crate::geometry::len(&range));
             let offset = range.start;
-            self.disk
-                .read_at(offset, &mut content)
-                .map_err(|source| Error::Disk { doing: "reading", offset, source })?;
+            self.disk.read_at(offset, &mut content).map_err(|source| Error::Disk {
+                doing: "reading",
+                offset,
+                source,
+            })?;
             let digest = Some(image::digest::chunk(&content, offset)).filter(|_| !sys::is_zero(&content));
             log.append_digests(&crate::log::Digests { first: chunk, digests: vec![digest] })?;
             crate::compare::append_contents(log, Kind::Old, &[(chunk, &content, digest)], None, geometry.chunk)?;
@@ -511,9 +492,7 @@ impl Flash<'_> {
             }
         }
         let mut content = sys::AlignedBuf::zeroed(crate::geometry::len(&geometry.on_disk(0)));
-        self.disk
-            .read_at(0, &mut content)
-            .map_err(|source| Error::Disk { doing: "reading", offset: 0, source })?;
+        self.disk.read_at(0, &mut content).map_err(|source| Error::Disk { doing: "reading", offset: 0, source })?;
         let now = Some(image::digest::chunk(&content, 0)).filter(|_| !sys::is_zero(&content));
         Ok(logged == Some(now))
     }
@@ -585,6 +564,75 @@ impl Flash<'_> {
     }
 }
 
+/// What a flash onto a disk that is still to be made (a missing file) would do.
+pub fn plan_for_nothing(image: &Image, intent: Intent) -> Result<FlashPlan> {
+    let verdicts = Verdicts::unknown(image.manifest().chunk_count());
+    take_all(image, &verdicts)?;
+    /// What is not there has no rate; a common cloud volume's.
+    const BYTES_PER_SECOND: f64 = 160.0 * 1024.0 * 1024.0;
+    predict(image, &verdicts, intent, 0.0, BYTES_PER_SECOND, "not compared: the disk is still to be made".into())
+}
+
+/// Adds up verdicts, and predicts from one request's rate and the disk's how long they will take.
+fn predict(
+    image: &Image,
+    verdicts: &Verdicts,
+    intent: Intent,
+    compare_seconds: f64,
+    disk_rate: f64,
+    compare: String,
+) -> Result<FlashPlan> {
+    let manifest = image.manifest();
+    let geometry =
+        Geometry { disk: manifest.disk_size, image: manifest.disk_size, chunk: u64::from(manifest.chunk_size) };
+    let mut fetch_compressed = 0;
+    let mut sampled = None;
+    for job in FetchJobs::new(image, geometry, verdicts, |_| true) {
+        let range = job?.range();
+        let size = range.end - range.start;
+        fetch_compressed += size;
+        if sampled.is_none() {
+            let begin = Instant::now();
+            image.payload(range)?;
+            sampled = Some(size as f64 / begin.elapsed().as_secs_f64().max(1e-6));
+        }
+    }
+    let bytes = |wanted: Verdict| verdicts.bytes(geometry, |verdict| verdict == wanted);
+    let (equal, zero, fetch) = (bytes(Verdict::Equal), bytes(Verdict::Zero), bytes(Verdict::Fetch));
+    let write = geometry.image - equal;
+    // Requests go out side by side; what one alone reached is a lower bound of what they reach together.
+    let fetch_seconds = sampled.map_or(0.0, |rate| fetch_compressed as f64 / rate);
+    let write_seconds = (write - zero) as f64 / disk_rate;
+    let (prepare_seconds, apply_seconds) = if intent.stage {
+        (compare_seconds + fetch_seconds, write_seconds)
+    } else {
+        (compare_seconds, fetch_seconds.max(write_seconds))
+    };
+    Ok(FlashPlan {
+        image: geometry.image,
+        equal,
+        zero,
+        reuse: write - zero - fetch,
+        fetch,
+        fetch_compressed,
+        write,
+        log: if intent.undo { write } else { 0 },
+        prepare_seconds,
+        apply_seconds,
+        compare,
+    })
+}
+
+/// Everything that the image has is to be written.
+fn take_all(image: &Image, verdicts: &Verdicts) -> Result<()> {
+    for page in 0..verdicts.len().div_ceil(PAGE_CHUNKS as u64) {
+        for (chunk, entry) in (page * PAGE_CHUNKS as u64..).zip(&image.chunk_page(page)?.chunks) {
+            verdicts.set(chunk, if *entry == Chunk::Zero { Verdict::Zero } else { Verdict::Fetch });
+        }
+    }
+    Ok(())
+}
+
 /// How far the disk is read to compare it: the image's extent, to the end of the disk's chunk.
 pub(crate) fn compared_size(geometry: Geometry) -> u64 {
     geometry.on_disk(geometry.image_chunks() - 1).end
@@ -608,7 +656,7 @@ fn open_stage(space: &Space, header: &Header) -> Result<(Log, Option<ChunkSet>)>
 }
 
 /// Whether a log belongs to this disk and image.
-fn check_same(header: &Header, disk_key: &str, geometry: Geometry, image: &image::Image, purpose: Purpose) -> Result<()> {
+fn check_same(header: &Header, disk_key: &str, geometry: Geometry, image: &Image, purpose: Purpose) -> Result<()> {
     let refuse = |why: String| Err(Error::Unusable { what: purpose.name(), why });
     if header.disk != disk_key || header.disk_size != geometry.disk {
         return refuse(format!("it belongs to another disk, {}; name another file", header.disk));

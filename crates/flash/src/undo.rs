@@ -155,7 +155,8 @@ impl Undo<'_> {
         let begin = Instant::now();
         let geometry = self.found.geometry;
         self.check_disk()?;
-        let read = if self.found.contents.header.tail { geometry.disk } else { crate::prepare::compared_size(geometry) };
+        let read =
+            if self.found.contents.header.tail { geometry.disk } else { crate::prepare::compared_size(geometry) };
         self.watch.phase("comparing", read);
         let differing = differing(self.disk, &*self.medium, geometry, self.watch, self.workers)?;
         let log = Log::reopen(Arc::clone(&self.medium), &self.found.contents);
@@ -177,12 +178,16 @@ impl Undo<'_> {
     }
 
     fn check_disk(&self) -> Result<()> {
-        let size = self.disk.size().map_err(|source| Error::Disk { doing: "reading the size of", offset: 0, source })?;
+        let size =
+            self.disk.size().map_err(|source| Error::Disk { doing: "reading the size of", offset: 0, source })?;
         let wanted = self.found.geometry.disk;
         if size == wanted {
             Ok(())
         } else {
-            Err(Error::Unusable { what: WHAT, why: format!("it belongs to a disk of {wanted} bytes, this one has {size}") })
+            Err(Error::Unusable {
+                what: WHAT,
+                why: format!("it belongs to a disk of {wanted} bytes, this one has {size}"),
+            })
         }
     }
 
@@ -341,7 +346,8 @@ impl Undo<'_> {
     /// The old disk's digest, from its chunks' digests, each of which the disk now has.
     fn old_blake3(&self) -> Result<Option<Digest>> {
         let geometry = self.found.geometry;
-        let size = if self.found.contents.header.tail { geometry.disk } else { crate::prepare::compared_size(geometry) };
+        let size =
+            if self.found.contents.header.tail { geometry.disk } else { crate::prepare::compared_size(geometry) };
         let count = size.div_ceil(SEGMENT_BYTES);
         let mut segments: Vec<Option<Digest>> = vec![None; count as usize];
         for record in self.records(Kind::Digests)? {

@@ -1,5 +1,6 @@
 //! What is to become of each chunk: one byte a chunk, so 16 MiB for a disk of 1 TiB.
 
+use crate::geometry::Geometry;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// What comparing said of a chunk of the image.
@@ -53,6 +54,12 @@ impl Verdicts {
     /// Changes the verdict on chunk `index`.
     pub fn set(&self, index: u64, verdict: Verdict) {
         self.0[index as usize].store(verdict as u8, Ordering::Relaxed);
+    }
+
+    /// Bytes of the image with a verdict for which `is` says yes.
+    pub fn bytes(&self, geometry: Geometry, is: impl Fn(Verdict) -> bool) -> u64 {
+        let chunks = self.iter().filter(|(_, verdict)| is(*verdict));
+        chunks.map(|(chunk, _)| geometry.in_image(chunk)).map(|range| range.end - range.start).sum()
     }
 
     /// All verdicts in disk order.

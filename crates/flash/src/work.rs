@@ -61,10 +61,15 @@ mod tests {
     fn every_job_is_done_once() {
         for workers in [1, 2, 8] {
             let sum = AtomicU64::new(0);
-            for_each(workers, (1..=1000).map(Ok), || (), |(), n| {
-                sum.fetch_add(n, Ordering::Relaxed);
-                Ok(())
-            })
+            for_each(
+                workers,
+                (1..=1000).map(Ok),
+                || (),
+                |(), n| {
+                    sum.fetch_add(n, Ordering::Relaxed);
+                    Ok(())
+                },
+            )
             .expect("no job fails");
             assert_eq!(sum.into_inner(), 500_500);
         }
@@ -73,9 +78,14 @@ mod tests {
     #[test]
     fn the_first_error_ends_it() {
         for workers in [1, 4] {
-            let result = for_each(workers, (0..1_000_000_u64).map(Ok), || (), |(), n| {
-                if n == 10 { Err(Error::Refused("ten".into())) } else { Ok(()) }
-            });
+            let result = for_each(
+                workers,
+                (0..1_000_000_u64).map(Ok),
+                || (),
+                |(), n| {
+                    if n == 10 { Err(Error::Refused("ten".into())) } else { Ok(()) }
+                },
+            );
             assert!(matches!(result, Err(Error::Refused(why)) if why == "ten"));
         }
     }

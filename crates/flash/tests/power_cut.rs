@@ -119,7 +119,8 @@ fn cut_and_recover(pair: &Pair, shape: &Shape, cut: u64, seed: u64) -> Option<Is
     let is = classify(pair, shape, &machine.disk.content());
 
     let again = machine.copy(shape);
-    let report = again.flash(&pair.open(), shape, 2).unwrap_or_else(|error| panic!("cut {cut} seed {seed}: resume: {error}"));
+    let report =
+        again.flash(&pair.open(), shape, 2).unwrap_or_else(|error| panic!("cut {cut} seed {seed}: resume: {error}"));
     assert_eq!(report.blake3, Some(pair.manifest().blake3));
     assert!(again.disk.content() == pair.expected(), "cut {cut} seed {seed}: resume ends in the new disk");
     if shape.undo {
@@ -191,7 +192,10 @@ fn every_cut_where_the_disk_cannot_zero() {
 
 #[test]
 fn every_cut_where_the_image_ends_within_a_chunk() {
-    cut_everywhere(&Shape { undo: true, tail: true, cut: 4096 * 3, behind: 512 * 7 + 4096 * 3, ..Shape::default() }, 12);
+    cut_everywhere(
+        &Shape { undo: true, tail: true, cut: 4096 * 3, behind: 512 * 7 + 4096 * 3, ..Shape::default() },
+        12,
+    );
 }
 
 /// Thousands of seeds, each another pair, shape and cut; `KEEPSTATE_LONG` makes it a hundred times as many.

@@ -39,6 +39,7 @@ pub(crate) enum ProgressMode {
 /// The commands; each has a file of its own under `commands/`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    // One variant a command: `Flash(commands::flash::Args)`, …
+    Flash(commands::flash::Args),
+    Undo(commands::undo::Args),
     Store(commands::store::Args),
 }

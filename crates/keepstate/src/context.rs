@@ -1,5 +1,6 @@
 //! What several commands are told in the same way.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -27,4 +28,20 @@ impl StoreArgs {
     pub(crate) fn transfer(&self) -> Result<Transfer> {
         Ok(Transfer::new(self.open()?))
     }
+}
+
+/// Where the serials are kept that were accepted, disk by disk, so that an older image is noticed:
+/// `KEEPSTATE_STATE`, else `/var/lib/keepstate` for root and the user's state directory for others.
+pub(crate) fn accepted_path() -> Result<PathBuf> {
+    let named = std::env::var_os("KEEPSTATE_STATE").map(PathBuf::from);
+    let own = || {
+        if rustix::process::geteuid().is_root() {
+            return Some(PathBuf::from("/var/lib/keepstate"));
+        }
+        let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+        let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state"));
+        Some(state.or_else(home)?.join("keepstate"))
+    };
+    let folder = named.or_else(own).context("no place for accepted serials: name a directory in KEEPSTATE_STATE")?;
+    Ok(folder.join("accepted.json"))
 }

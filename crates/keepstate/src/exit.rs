@@ -17,5 +17,18 @@ impl std::error::Error for WrongUsage {}
 
 /// The exit code that an error stands for.
 pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
-    if error.is::<WrongUsage>() { ExitCode::from(2) } else { ExitCode::from(1) }
+    if error.is::<WrongUsage>() {
+        ExitCode::from(2)
+    } else if error.chain().any(is_refusal) {
+        ExitCode::from(3)
+    } else {
+        ExitCode::from(1)
+    }
+}
+
+/// Whether it says no to something that could have been done: nothing failed, and nothing was changed.
+fn is_refusal(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.is::<flash::target::Refusal>()
+        || cause.is::<image::Refusal>()
+        || matches!(cause.downcast_ref(), Some(flash::Error::Refused(_) | flash::Error::Unusable { .. }))
 }

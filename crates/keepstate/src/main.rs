@@ -2,10 +2,13 @@
 
 mod cli;
 mod commands;
+mod confirm;
 mod context;
 mod exit;
 mod log;
 mod output;
+mod progress;
+mod watcher;
 
 use std::process::ExitCode;
 

@@ -2,9 +2,11 @@
 
 use std::io::{self, Write};
 
+use anyhow::Context;
 use serde::Serialize;
 
 use crate::cli::Global;
+use crate::progress::Progress;
 
 /// Where a command prints.
 #[derive(Debug)]
@@ -36,6 +38,22 @@ impl Output {
         serde_json::to_writer_pretty(&mut out, document)?;
         out.write_all(b"\n")?;
         out.flush()
+    }
+
+    /// The result of a command: the document with `--json`, the text otherwise.
+    pub(crate) fn print(&self, document: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+        let printed = if self.is_json() { self.document(document) } else { self.text(&text()) };
+        printed.context("printing the result")
+    }
+
+    /// Something that a person should know, beside the result.
+    pub(crate) fn note(&self, text: &str) {
+        let _ = writeln!(io::stderr(), "keepstate: note: {text}");
+    }
+
+    /// Where progress is shown.
+    pub(crate) fn progress(&self) -> Progress {
+        Progress::new(self.global.progress)
     }
 
     /// The error and its causes, once each.

@@ -68,9 +68,12 @@ impl<'a> Reader<'a> {
             let more = (READ_BYTES.max(count) as u64).min(available) as usize;
             self.buffer.resize(begin + more, 0);
             let offset = self.position + begin as u64;
-            self.medium
-                .read_at(offset, &mut self.buffer[begin..])
-                .map_err(|source| Error::Log { what: self.what, doing: "reading", offset, source })?;
+            self.medium.read_at(offset, &mut self.buffer[begin..]).map_err(|source| Error::Log {
+                what: self.what,
+                doing: "reading",
+                offset,
+                source,
+            })?;
         }
         Ok(self.buffer.get(self.at..self.at + count))
     }
@@ -133,7 +136,11 @@ impl Contents {
         }
         let header: Header = read_json(&first, what)?;
         if !FORMATS.contains(&header.format) {
-            return Err(unusable(format!("it has format {}, this release reads up to {}", header.format, FORMATS.end())));
+            return Err(unusable(format!(
+                "it has format {}, this release reads up to {}",
+                header.format,
+                FORMATS.end()
+            )));
         }
         if header.purpose != purpose {
             return Err(unusable(format!("it is a {}", header.purpose.name())));
@@ -162,7 +169,8 @@ impl Contents {
         match record.kind {
             Kind::Header => return Err(damaged("it has a second header")),
             Kind::New => {
-                let content = Content::parse(&record.payload).ok_or_else(|| damaged("a new chunk in it is malformed"))?;
+                let content =
+                    Content::parse(&record.payload).ok_or_else(|| damaged("a new chunk in it is malformed"))?;
                 if !self.staged.insert(content.chunk) {
                     return Err(damaged("a new chunk in it lies behind the disk"));
                 }
@@ -215,6 +223,8 @@ fn check_geometry(header: &Header, what: &'static str) -> Result<u64> {
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(record: &Record, what: &'static str) -> Result<T> {
-    serde_json::from_slice(&record.payload)
-        .map_err(|error| Error::Unusable { what, why: format!("a record of kind {:?} cannot be read: {error}", record.kind) })
+    serde_json::from_slice(&record.payload).map_err(|error| Error::Unusable {
+        what,
+        why: format!("a record of kind {:?} cannot be read: {error}", record.kind),
+    })
 }

@@ -252,8 +252,11 @@ impl<'a> Content<'a> {
             Encoding::Raw if self.bytes.len() == out.len() => out.copy_from_slice(self.bytes),
             Encoding::Raw => return Err(damaged("is shorter or longer than it says")),
             Encoding::Zstd | Encoding::Lz4 => {
-                let codec =
-                    if self.encoding == Encoding::Zstd { model::manifest::Codec::Zstd } else { model::manifest::Codec::Lz4 };
+                let codec = if self.encoding == Encoding::Zstd {
+                    model::manifest::Codec::Zstd
+                } else {
+                    model::manifest::Codec::Lz4
+                };
                 image::codec::decode(codec, self.bytes, out).map_err(|_| damaged("cannot be decoded"))?;
             }
         }

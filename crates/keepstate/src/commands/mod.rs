@@ -1,6 +1,8 @@
 //! One file a command: its arguments and what it prints. The work is done in the libraries.
 
+pub(crate) mod flash;
 pub(crate) mod store;
+pub(crate) mod undo;
 
 use anyhow::Result;
 
@@ -10,6 +12,8 @@ use crate::output::Output;
 /// Runs what was asked for.
 pub(crate) fn run(command: Command, output: &Output) -> Result<()> {
     match command {
+        Command::Flash(args) => flash::run(args, output),
+        Command::Undo(args) => undo::run(args, output),
         Command::Store(args) => store::run(args, output),
     }
 }

@@ -1,0 +1,124 @@
+//! `keepstate flash IMAGE DISK`: both halves, with the disk held all the time.
+
+use anyhow::{Context, Result};
+use flash::target::{Demands, Kind, Target};
+use flash::{Dirty, Flash, Keep};
+use image::accepted::Accepted;
+
+use super::source::Opened;
+use super::{DiskArgs, KeepArgs, WholeArgs, show, space};
+use crate::confirm;
+use crate::output::Output;
+use crate::watcher::Watcher;
+
+pub(super) fn run(args: WholeArgs, output: &Output) -> Result<()> {
+    let opened = args.image.open()?;
+    if args.image.sha256.is_none() && args.image.image.ends_with(".lz4") {
+        output.note("a bare .lz4 without --sha256: it is not proved that this is what was published, only that it arrived whole");
+    }
+    let mut target = Target::find(&args.disk.disk)?;
+    let demands = demands(&args.disk, &opened);
+    target.check(&demands)?;
+    if let Some(because) = &target.because {
+        output.note(because);
+    }
+    let manifest = opened.image.manifest();
+    let name = format!("{}@{}", manifest.name, manifest.version);
+    if args.plan {
+        return plan(&args, &opened, &target, &name, output);
+    }
+    let accepted = Accepted::new(crate::context::accepted_path()?);
+    if !args.disk.allow_older {
+        let last = accepted.last(&target.identity.key(), &manifest.name)?;
+        image::trust::check_serial(manifest, last)?;
+    }
+    if target.kind != Kind::MissingFile {
+        let way_back = match &args.keep.undo {
+            Some(place) => format!("The way back goes to {place}."),
+            None => "There will be no way back (--undo FILE keeps one).".into(),
+        };
+        let question = format!("Overwrite {} with {name}? {way_back}", describe(&target));
+        confirm::ask(&question, args.yes)?;
+    }
+    let disk = target.open(&demands, args.disk.io.into())?;
+    let progress = output.progress();
+    let watcher = Watcher::new(&progress, args.keep.bandwidth);
+    let flash = Flash { disk: &disk, image: &opened.image, workers: flash::WORKERS, watch: &watcher };
+    let mut prepared = flash.prepare(keep(&args.keep, &target, &opened)?)?;
+    let mut report = flash.apply(&mut prepared, &Dirty::Nothing, None).with_context(|| {
+        format!("flashing {}; it does not boot now, run the same command again to finish", target.path.display())
+    })?;
+    report.disk = target.path.display().to_string();
+    progress.finish();
+    finish(&disk, &accepted, &target, &opened, output);
+    output.print(&report, || show::report(&report))
+}
+
+/// What has to happen once the disk equals the image, none of which makes it less equal.
+pub(super) fn finish(disk: &sys::RealDisk, accepted: &Accepted, target: &Target, opened: &Opened, output: &Output) {
+    let manifest = opened.image.manifest();
+    if let Err(error) = accepted.record(&target.identity.key(), &manifest.name, manifest.serial, true) {
+        output.note(&format!("the accepted serial could not be noted: {error}"));
+    }
+    if disk.is_block_device()
+        && let Err(error) = disk.reread_partitions()
+    {
+        output.note(&format!("the kernel did not read the new partition table ({error}): a reboot will"));
+    }
+}
+
+fn plan(args: &WholeArgs, opened: &Opened, target: &Target, name: &str, output: &Output) -> Result<()> {
+    let progress = output.progress();
+    let watcher = Watcher::new(&progress, args.keep.bandwidth);
+    let path = target.path.display().to_string();
+    let intent =
+        flash::Intent { undo: args.keep.undo.is_some(), tail: args.keep.undo_tail, stage: args.keep.stage.is_some() };
+    let plan = if target.kind == Kind::MissingFile {
+        flash::plan_for_nothing(&opened.image, intent)?
+    } else {
+        let disk = target.open_to_read(args.disk.io.into())?;
+        let flash = Flash { disk: &disk, image: &opened.image, workers: flash::WORKERS, watch: &watcher };
+        flash.plan(intent)?
+    };
+    progress.finish();
+    output.print(&plan, || show::plan(name, &path, &plan))
+}
+
+/// What the image asks of the disk, and what the user allows.
+pub(super) fn demands(args: &DiskArgs, opened: &Opened) -> Demands {
+    Demands {
+        allow_partition: args.allow_partition,
+        allow_architecture: args.allow_architecture,
+        ..Demands::of(opened.image.manifest())
+    }
+}
+
+/// Opens the places where undo log and stage go.
+pub(super) fn keep(args: &KeepArgs, target: &Target, opened: &Opened) -> Result<Keep> {
+    let stage = match &args.stage {
+        Some(directory) => {
+            let stage = space::stage(directory)?;
+            opened.copy_documents(directory)?;
+            Some(stage)
+        }
+        None => None,
+    };
+    Ok(Keep {
+        undo: args.undo.as_deref().map(space::undo).transpose()?,
+        tail: args.undo_tail,
+        stage,
+        disk_key: target.identity.key(),
+        image_from: opened.from.clone(),
+    })
+}
+
+/// The disk, by more than its name.
+pub(super) fn describe(target: &Target) -> String {
+    let hardware = &target.identity.hardware;
+    let mut facts = vec![indicatif::HumanBytes(target.size).to_string()];
+    facts.extend(hardware.model.clone());
+    facts.extend(hardware.serial.as_ref().map(|serial| format!("serial {serial}")));
+    let filesystems = target.identity.contents.filesystems.iter();
+    facts.extend(filesystems.filter_map(|fs| fs.label.as_ref().map(|label| format!("holding {label:?}"))));
+    format!("{} ({})", target.path.display(), facts.join(", "))
+}
