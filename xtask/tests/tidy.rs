@@ -41,9 +41,8 @@ fn lines(path: &str, text: &str, what: &str, is_wrong: impl Fn(&str) -> bool) ->
 /// Whether `word` stands in `line` with nothing around it that would make it part of a longer one.
 fn has_word(line: &str, word: &str) -> bool {
     let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
-    line.match_indices(word).any(|(at, _)| {
-        !line[..at].ends_with(part_of_word) && !line[at + word.len()..].starts_with(part_of_word)
-    })
+    line.match_indices(word)
+        .any(|(at, _)| !line[..at].ends_with(part_of_word) && !line[at + word.len()..].starts_with(part_of_word))
 }
 
 fn is_rust(path: &str) -> bool {
@@ -67,7 +66,8 @@ fn no_machine_paths(path: &str, text: &str) -> Vec<String> {
     lines(path, text, "a path of one machine", |line| {
         places.iter().any(|place| {
             let before = |at: usize| line[..at].chars().next_back();
-            line.match_indices(place.as_str()).any(|(at, _)| before(at).is_none_or(|c| !c.is_alphanumeric() && !"_.-".contains(c)))
+            line.match_indices(place.as_str())
+                .any(|(at, _)| before(at).is_none_or(|c| !c.is_alphanumeric() && !"_.-".contains(c)))
         })
     })
 }
@@ -77,7 +77,8 @@ fn nothing_unfinished(path: &str, text: &str) -> Vec<String> {
     let words = ["TO DO", "FIX ME", "XX X"].map(|word| word.replace(' ', ""));
     let macros = ["todo", "unimplemented"].map(|name| format!("{name}!("));
     lines(path, text, "unfinished", |line| {
-        words.iter().any(|word| has_word(line, word)) || (is_rust(path) && macros.iter().any(|name| line.contains(name)))
+        words.iter().any(|word| has_word(line, word))
+            || (is_rust(path) && macros.iter().any(|name| line.contains(name)))
     })
 }
 

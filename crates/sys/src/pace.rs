@@ -140,7 +140,7 @@ mod tests {
         let clock = Still::default();
         let pace = pace(1000, &clock);
         pace.take(1000);
-        clock.sleep(Duration::from_secs(3600));
+        clock.sleep(Duration::from_hours(1));
         let begin = clock.now();
         for _ in 0..10 {
             pace.take(1000);
