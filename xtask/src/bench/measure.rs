@@ -1,5 +1,7 @@
 //! Measuring one row: every way in turn, again and again, each time from the same disk and with empty caches.
 
+use std::fs;
+
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
@@ -19,6 +21,8 @@ pub(crate) struct Sample {
     pub(crate) prepare_seconds: Option<f64>,
     /// Bytes from the store.
     pub(crate) fetched: u64,
+    /// Bytes over the loopback interface meanwhile, preparation included: of everybody, so an upper bound of `fetched`.
+    pub(crate) loopback: u64,
     /// Bytes read from the device.
     pub(crate) read: u64,
     /// Bytes of data written to the device.
@@ -143,6 +147,7 @@ pub(crate) fn once(
     disk.set(from.map(|image| image.raw.as_path()))?;
     let mut environment = bench.environment.clone();
     environment.push(("DISK".to_owned(), disk.path().display().to_string()));
+    let loopback = loopback_bytes()?;
     let before = way.before(bench, to).map(|script| timed::run(&script, &environment, &bench.in_memory)).transpose()?;
     super::disk::forget_caches()?;
     let throttle = throttled.map(Throttle::new).transpose()?;
@@ -151,6 +156,7 @@ pub(crate) fn once(
     let script = way.script(bench, to)?;
     let run = timed::run(&format!("{enter}{script}"), &environment, &bench.in_memory)?;
     drop(throttle);
+    let loopback = loopback_bytes()? - loopback;
     let after = disk.traffic()?;
     let digest = disk.digest()?;
     let expected = if way == Way::Read { from.map(|image| image.digest) } else { Some(bench.image(to).digest) };
@@ -161,10 +167,15 @@ pub(crate) fn once(
         seconds: run.seconds,
         prepare_seconds: (way == Way::Apply).then(|| before.as_ref().map_or(0.0, |before| before.seconds)),
         fetched: way.fetched(bench, to, before.as_ref(), &run)?,
+        loopback,
         read: after.read - traffic.read,
         written: (after.written - traffic.written).saturating_sub(zeroed),
         resident_bytes: run.resident_bytes,
     })
+}
+
+fn loopback_bytes() -> Result<u64> {
+    Ok(fs::read_to_string("/sys/class/net/lo/statistics/rx_bytes")?.trim().parse()?)
 }
 
 /// A script with the bench's own paths taken out, for the documents.

@@ -66,7 +66,7 @@ impl Way {
             Self::Flash => flash,
             Self::FlashWithUndo => format!("{flash} --undo {memory}/undo.log"),
             Self::Apply => format!(
-                "exec {keepstate} flash apply \"$DISK\" --undo {memory}/undo.log --stage {memory}/stage --dirty none --yes --json --progress none"
+                "exec {keepstate} flash apply \"$DISK\" --trust {memory}/ci.pub --undo {memory}/undo.log --stage {memory}/stage --dirty none --yes --json --progress none"
             ),
             Self::Ancestor => format!(
                 "{} s3 cp --only-show-errors {}/{version}.lz4 {memory}/image.lz4\nlz4 -d -q -c {memory}/image.lz4 > \"$DISK\"\nsync \"$DISK\"",
@@ -91,7 +91,7 @@ impl Way {
         let image = bench.image(to);
         Ok(match self {
             Self::Flash | Self::FlashWithUndo => reported(run, "fetched")?,
-            Self::Apply => before.map_or(Ok(0), |before| reported(before, "fetched"))? + reported(run, "fetched")?,
+            Self::Apply => staged(before)? + reported(run, "fetched")?,
             Self::Ancestor => image.lz4,
             Self::ZstdDd | Self::Bmaptool => image.zstd,
             Self::Read => 0,
@@ -105,6 +105,13 @@ impl Way {
             Self::Ancestor | Self::ZstdDd | Self::Bmaptool | Self::Read => Ok(0),
         }
     }
+}
+
+/// What `flash prepare` fetched, which prints its plan.
+fn staged(before: Option<&Run>) -> Result<u64> {
+    let Some(before) = before else { return Ok(0) };
+    let plan: Value = serde_json::from_str(&before.output).context("understanding what flash prepare printed")?;
+    plan["fetch_compressed"].as_u64().context("the plan says nothing of fetch_compressed")
 }
 
 /// One of the byte counts of the report that our command printed.

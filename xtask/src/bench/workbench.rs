@@ -81,9 +81,9 @@ impl Workbench {
         let places = Places::new(cache)?;
         let (on_disk, in_memory) = (places.on_disk.clone(), places.in_memory.clone());
         let service = Service::start(keepstate, &in_memory.join("bucket"))?;
-        let mut environment = service.environment.clone();
+        let mut environment: Vec<_> = service.environment.clone().into_iter().collect();
         // Nothing of whoever runs this: neither configuration nor what was accepted before.
-        for (variable, path) in [("HOME", "home"), ("XDG_STATE_HOME", "state"), ("XDG_CACHE_HOME", "cache")] {
+        for (variable, path) in [("HOME", "home"), ("KEEPSTATE_STATE", "state"), ("XDG_CACHE_HOME", "cache")] {
             let path = in_memory.join(path);
             fs::create_dir_all(&path)?;
             environment.push((variable.to_owned(), path.display().to_string()));
@@ -120,7 +120,7 @@ impl Workbench {
     /// What `curl` must be told to be let in, and the URL of an object.
     pub(crate) fn curl(&self, object: &str) -> Result<String> {
         let variable = |name: &str| self.service.variable(name);
-        let region = variable("AWS_REGION").or_else(|_| variable("AWS_DEFAULT_REGION"))?;
+        let region = variable("AWS_REGION")?;
         Ok(format!(
             "curl --silent --show-error --fail --aws-sigv4 aws:amz:{region}:s3 --user \"$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY\" {}/{}/{object}",
             self.endpoint()?,
