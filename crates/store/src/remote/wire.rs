@@ -4,6 +4,7 @@
 //! [`classify`](super::classify): what to do about a failure is decided here, from status and code, not from texts.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,9 +58,14 @@ impl Wire {
         let is_metadata = self.metadata.contains(&host);
         let asked = asked_range(request.headers());
         let sending = Duration::from_secs(request.body().content_length() as u64 / SENDING_RATE_MIN);
-        let deadline = if is_metadata { METADATA_ANSWER } else { self.deadlines.answer + sending };
+        let deadline =
+            if is_metadata { METADATA_ANSWER.min(self.deadlines.answer) } else { self.deadlines.answer + sending };
         let answer = match timeout(deadline, self.client.call(request)).await {
             Ok(Ok(answer)) => answer,
+            Ok(Err(error)) if is_stranger(&error) => {
+                let text = format!("{host}: {}", crate::error::chain(root(&error)));
+                return Err(Answer { kind: Kind::Denied, text });
+            }
             Ok(Err(error)) => return Err(self.silence(is_metadata, &host, &crate::error::chain(root(&error)))),
             Err(_) => return Err(self.silence(is_metadata, &host, &format!("no answer within {deadline:?}"))),
         };
@@ -116,6 +122,23 @@ fn root(error: &HttpError) -> &(dyn std::error::Error + 'static) {
     std::error::Error::source(error).unwrap_or(error)
 }
 
+/// Whether the server could not prove who it is: another attempt would not either.
+fn is_stranger(error: &HttpError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(next) = cause {
+        // What lies inside an `io::Error` is not its source.
+        let inside = next.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(rustls::Error::InvalidCertificate(_)) = inside.and_then(|inside| inside.downcast_ref()) {
+            return true;
+        }
+        cause = match inside {
+            Some(inside) => Some(inside),
+            None => next.source(),
+        };
+    }
+    false
+}
+
 /// The range of a `Range: bytes=FIRST-LAST` header.
 fn asked_range(headers: &HeaderMap) -> Option<Range<u64>> {
     let (first, last) = headers.get(RANGE)?.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
@@ -133,12 +156,13 @@ fn check_range(asked: &Range<u64>, status: StatusCode, headers: &HeaderMap) -> R
     if range.split('/').next().map(str::trim) != Some(asked_text.as_str()) {
         return wrong(format!("{asked_text} were asked for, the answer's Content-Range is {range:?}"));
     }
-    if let Some(length) = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok())
-        && length.parse() != Ok(asked.end - asked.start)
-    {
-        return wrong(format!("{asked_text} were asked for, the answer has {length} bytes"));
+    match headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()) {
+        None => wrong(format!("{asked_text} were asked for, the answer does not say its length")),
+        Some(length) if length.parse() != Ok(asked.end - asked.start) => {
+            wrong(format!("{asked_text} were asked for, the answer has {length} bytes"))
+        }
+        Some(_) => Ok(()),
     }
-    Ok(())
 }
 
 /// The first bytes of a body, as text.
@@ -253,7 +277,8 @@ mod tests {
                 .map_err(|answer| answer.kind)
         };
         assert_eq!(check(206, "bytes 10-19/100", Some("10")), Ok(()));
-        assert_eq!(check(206, "bytes 10-19/*", None), Ok(()));
+        assert_eq!(check(206, "bytes 10-19/*", Some("10")), Ok(()));
+        assert_eq!(check(206, "bytes 10-19/*", None), Err(Kind::Wrong));
         assert_eq!(check(200, "bytes 10-19/100", Some("10")), Err(Kind::Wrong));
         assert_eq!(check(206, "bytes 10-18/100", Some("9")), Err(Kind::Wrong));
         assert_eq!(check(206, "bytes 0-9/100", Some("10")), Err(Kind::Wrong));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use store::{Kind, Local, Memory, Store, Transfer};
 
 /// The promises of [`Store`], one after the other, on an empty store.
-fn keeps_the_contract(store: &dyn Store) {
+pub(crate) fn keeps_the_contract(store: &dyn Store) {
     let absent = store.head("debian/1/manifest.json").expect_err("nothing is there yet");
     assert_eq!(absent.kind, Kind::NotFound);
     assert_eq!(store.read("debian/1/manifest.json", 0..1).err().map(|error| error.kind), Some(Kind::NotFound));
