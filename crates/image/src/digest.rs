@@ -120,17 +120,23 @@ pub fn largest_subtrees(run: Range<u64>, chunk_count: u64) -> impl Iterator<Item
 /// Digest of `length` zero bytes at `offset`, which together are a subtree. Zeros are hashed as other bytes are: their
 /// digest depends on their place.
 pub fn zeros(offset: u64, length: u64) -> Digest {
-    /// Large enough for every lane of the widest vector unit.
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let mut hasher = blake3::Hasher::new();
     hasher.set_input_offset(offset);
+    for_zeros(length, |zeros| {
+        hasher.update(zeros);
+    });
+    Digest(hasher.finalize_non_root())
+}
+
+/// Hands `length` zeros on, in parts large enough for every lane of the widest vector unit.
+pub(crate) fn for_zeros(length: u64, mut update: impl FnMut(&[u8])) {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let mut left = length;
     while left > 0 {
         let part = left.min(ZEROS.len() as u64);
-        hasher.update(&ZEROS[..part as usize]);
+        update(&ZEROS[..part as usize]);
         left -= part;
     }
-    Digest(hasher.finalize_non_root())
 }
 
 /// Digest of a run of chunks that is a subtree of its disk, but not all of it, from its chunks' digests.

@@ -1,20 +1,28 @@
 //! What an image is: manifest, chunks, codecs; packing and unpacking it; signing and checking it; where it stands in a store.
 
 pub mod accepted;
+pub mod bare;
 pub mod codec;
+pub mod content;
 pub mod digest;
 pub mod facts;
 pub mod layout;
 pub mod open;
 pub mod pack;
+mod parallel;
 mod recent;
+pub mod reference;
+pub mod repository;
 pub mod sign;
 pub mod source;
 pub mod table;
 pub mod trust;
+pub mod unpack;
+pub mod verify;
 pub mod view;
 
 pub use open::Image;
+pub use reference::Reference;
 pub use trust::{Refusal, Trust};
 
 /// Name of an image's manifest in its folder.

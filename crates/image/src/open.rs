@@ -140,7 +140,7 @@ impl Image {
 
     /// Bytes of the payload, still compressed and unchecked: what is decoded from them must be checked.
     pub fn payload(&self, range: Range<u64>) -> Result<Bytes, Error> {
-        Ok(self.transfer.get(&key(&self.folder, &self.manifest.payload.object), range)?)
+        Ok(self.transfer.get(&self.payload_key(), range)?)
     }
 
     /// Decodes one frame of the payload into `out`, which must be filled exactly, and checks it: the only way from
@@ -160,6 +160,11 @@ impl Image {
     /// The folder of the store in which the image's objects stand.
     pub fn folder(&self) -> &str {
         &self.folder
+    }
+
+    /// The payload's key in the store.
+    pub fn payload_key(&self) -> String {
+        key(&self.folder, &self.manifest.payload.object)
     }
 
     fn page(&self, directory: &Directory, table: &TableRef, page: u64) -> Result<Vec<u8>, Error> {

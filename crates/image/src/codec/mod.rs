@@ -4,7 +4,10 @@
 //! disk. Zero runs have frames too, which nobody fetches: they are there for those tools.
 
 mod lz4;
+pub(crate) mod stream;
 mod zstandard;
+
+use std::io::{self, Read};
 
 use model::manifest::Codec;
 
@@ -79,6 +82,34 @@ pub fn zeros(codec: Codec, length: u64) -> Vec<u8> {
     match codec {
         Codec::Zstd => zstandard::zeros(length),
         Codec::Lz4 => lz4::zeros(length),
+    }
+}
+
+/// Checks that `frames` decode to exactly `length` zeros, without holding them.
+pub fn check_zeros(codec: Codec, frames: &[u8], length: u64) -> Result<(), Error> {
+    let name = match codec {
+        Codec::Zstd => "zstd",
+        Codec::Lz4 => "lz4",
+    };
+    let broken = |why: io::Error| Error::Broken { codec: name, why: why.to_string() };
+    let mut decoder: Box<dyn Read> = match codec {
+        Codec::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(frames).map_err(broken)?),
+        Codec::Lz4 => Box::new(stream::Decoder::new(frames)),
+    };
+    let mut buf = vec![0; 128 << 10];
+    let mut found = 0;
+    loop {
+        let count = decoder.read(&mut buf).map_err(broken)?;
+        found += count as u64;
+        if found > length || count == 0 && found != length {
+            return Err(Error::Length { wanted: length as usize, found });
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        if buf[..count].iter().any(|byte| *byte != 0) {
+            return Err(broken(io::Error::other("it holds something other than zeros")));
+        }
     }
 }
 

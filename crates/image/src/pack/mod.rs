@@ -164,10 +164,10 @@ fn fill(
     let scratch = || tempfile::tempfile_in(folder).map_err(Error::io("making a file in", folder));
     let [payload, chunks, blocks] = ["payload", "chunks", "blocks"];
     let settings = Settings { codec: options.codec, level: options.level, chunk_size: options.chunk_size };
-    let writer = Writer::new(options.codec, options.chunk_size, create(payload)?, scratch()?, scratch()?);
+    let mut writer = Writer::new(options.codec, options.chunk_size, create(payload)?, scratch()?, scratch()?);
     let writing = Error::io("writing into", folder);
-    let (writer, sha256) = match pipeline::run(source, settings, writer, progress) {
-        Ok(done) => done,
+    let sha256 = match pipeline::run(source, settings, &mut writer, progress) {
+        Ok(sha256) => sha256,
         Err(pipeline::Failed::Source(error)) => return Err(error.into()),
         Err(pipeline::Failed::Encode(error)) => return Err(error.into()),
         Err(pipeline::Failed::Write(error)) => return Err(writing(error)),

@@ -10,8 +10,6 @@ const PIECE_BYTES: u64 = 1 << 20;
 /// Some chunks of the disk, one after the other.
 #[derive(Debug)]
 pub(super) struct Piece {
-    /// Pieces are numbered in disk order.
-    pub(super) number: u64,
     /// Where it begins on the disk.
     pub(super) offset: u64,
     /// Its content.
@@ -41,7 +39,6 @@ impl Piece {
 pub(super) struct Pieces<'a> {
     source: &'a mut dyn Source,
     chunk_size: u64,
-    number: u64,
     offset: u64,
     /// Zeros that the source announced and no piece holds yet.
     zeros: u64,
@@ -50,7 +47,7 @@ pub(super) struct Pieces<'a> {
 
 impl<'a> Pieces<'a> {
     pub(super) fn new(source: &'a mut dyn Source, chunk_size: u32) -> Self {
-        Self { source, chunk_size: chunk_size.into(), number: 0, offset: 0, zeros: 0, is_at_end: false }
+        Self { source, chunk_size: chunk_size.into(), offset: 0, zeros: 0, is_at_end: false }
     }
 
     /// How far the source was read, see [`Source::progress`].
@@ -78,8 +75,7 @@ impl<'a> Pieces<'a> {
         if matches!(&body, Body::Data(data) if data.is_empty()) {
             return Ok(None);
         }
-        let piece = Piece { number: self.number, offset: self.offset, body };
-        self.number += 1;
+        let piece = Piece { offset: self.offset, body };
         self.offset += piece.length();
         Ok(Some(piece))
     }
@@ -176,11 +172,9 @@ mod tests {
             let mut source = Given(extents);
             let mut pieces = Pieces::new(&mut source, chunk_size as u32);
             let mut disk = Vec::new();
-            let mut number = 0;
             while let Some(piece) = pieces.next().unwrap() {
-                prop_assert_eq!((piece.number, piece.offset), (number, disk.len() as u64));
+                prop_assert_eq!(piece.offset, disk.len() as u64);
                 prop_assert!(piece.offset % chunk_size == 0);
-                number += 1;
                 match piece.body {
                     Body::Data(data) => {
                         prop_assert!(data.len() as u64 <= PIECE_BYTES.max(chunk_size));

@@ -10,7 +10,6 @@ use crate::digest;
 /// A piece, ready to be written.
 #[derive(Debug)]
 pub(super) struct Packed {
-    pub(super) number: u64,
     /// Length in bytes of the disk.
     pub(super) length: u64,
     pub(super) chunks: Vec<PackedChunk>,
@@ -40,13 +39,7 @@ impl Worker {
     }
 
     pub(super) fn pack(&mut self, piece: &Piece) -> Result<Packed, codec::Error> {
-        let mut packed = Packed {
-            number: piece.number,
-            length: piece.length(),
-            chunks: Vec::new(),
-            frames: Vec::new(),
-            hints: Vec::new(),
-        };
+        let mut packed = Packed { length: piece.length(), chunks: Vec::new(), frames: Vec::new(), hints: Vec::new() };
         let data = match &piece.body {
             Body::Zero(length) => {
                 packed.chunks.push(PackedChunk::Zero(length / u64::from(self.chunk_size)));

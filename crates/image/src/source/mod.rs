@@ -1,6 +1,5 @@
 //! Where a disk's bytes come from when an image is packed: told by what a file begins with, never by its name.
 
-mod lz4;
 mod qcow2;
 mod raw;
 mod stream;

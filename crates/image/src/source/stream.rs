@@ -3,13 +3,14 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
 use jiff::Timestamp;
 use liblzma::bufread::XzDecoder;
 
-use super::{Error, Extent, Format, Source, lz4};
+use super::{Error, Extent, Format, Source};
+use crate::codec::stream as lz4;
 
 const READ_BYTES: usize = 256 << 10;
 /// The most memory that an xz stream may ask for: `xz -9` needs 65 MiB, `--lzma2=dict=512MiB` some more than its name.
@@ -20,6 +21,7 @@ pub(super) struct Stream {
     format: &'static str,
     reader: Box<dyn Read + Send>,
     read: Arc<AtomicU64>,
+    has_failed: Arc<AtomicBool>,
     size: u64,
     modified: Option<Timestamp>,
 }
@@ -33,7 +35,9 @@ impl Stream {
         modified: Option<Timestamp>,
     ) -> Result<Self, Error> {
         let read = Arc::new(AtomicU64::new(0));
-        let input = BufReader::with_capacity(READ_BYTES, Counted { input, read: Arc::clone(&read) });
+        let has_failed = Arc::new(AtomicBool::new(false));
+        let input = Counted { input, read: Arc::clone(&read), has_failed: Arc::clone(&has_failed) };
+        let input = BufReader::with_capacity(READ_BYTES, input);
         let unsupported = |why: &str| Err(Error::Unsupported { path: name.clone(), why: why.to_owned() });
         let broken =
             |format, why: &dyn std::fmt::Display| Error::Broken { path: name.clone(), format, why: why.to_string() };
@@ -59,7 +63,7 @@ impl Stream {
             }
             Format::Qcow2 => return unsupported("a qcow2 image cannot be read from a pipe: name its file"),
         };
-        Ok(Self { name, format, reader, read, size, modified })
+        Ok(Self { name, format, reader, read, has_failed, size, modified })
     }
 }
 
@@ -74,8 +78,8 @@ impl Source for Stream {
                 Ok(0) => return Ok(Extent::End),
                 Ok(count) => return Ok(Extent::Data(count)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The input's own errors come from the system and have its number; a decoder's have none.
-                Err(source) if source.raw_os_error().is_some() || self.format == "raw" => {
+                // The input's own failure, which says nothing of what is in it.
+                Err(source) if self.has_failed.load(Ordering::Relaxed) => {
                     return Err(Error::Io { path: self.name.clone(), source });
                 }
                 Err(why) => {
@@ -95,15 +99,20 @@ impl Source for Stream {
     }
 }
 
-/// Counts what is read.
+/// Counts what is read, and notes when reading fails: decoders pass such errors on as if they were theirs.
 struct Counted {
     input: Box<dyn Read + Send>,
     read: Arc<AtomicU64>,
+    has_failed: Arc<AtomicBool>,
 }
 
 impl Read for Counted {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let count = self.input.read(buf)?;
+        let count = self.input.read(buf).inspect_err(|error| {
+            if error.kind() != io::ErrorKind::Interrupted {
+                self.has_failed.store(true, Ordering::Relaxed);
+            }
+        })?;
         self.read.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)
     }
@@ -265,6 +274,23 @@ mod tests {
             let middle = packed.len() / 2;
             packed[middle] ^= 1;
             assert!(read(&packed).is_err(), "{format}");
+        }
+    }
+
+    /// A store that fails is not a broken file.
+    #[test]
+    fn an_input_that_fails_is_not_called_broken() {
+        struct Fails;
+        impl Read for Fails {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("gone"))
+            }
+        }
+        for (format, pack) in FORMATS {
+            let packed = pack(&disk());
+            let input = io::Cursor::new(packed[..packed.len() / 2].to_vec()).chain(Fails);
+            let mut source = super::super::stream("test".into(), Box::new(input), 0, None).unwrap();
+            assert!(matches!(read_all(&mut *source), Err(Error::Io { .. })), "{format}");
         }
     }
 

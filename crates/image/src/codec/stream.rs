@@ -16,7 +16,7 @@ const WINDOW_BYTES: usize = 64 << 10;
 /// Set in a block's length when it is stored as it is.
 const STORED: u32 = 1 << 31;
 
-pub(super) struct Decoder<R> {
+pub(crate) struct Decoder<R> {
     input: R,
     frame: Option<Frame>,
     packed: Vec<u8>,
@@ -42,7 +42,7 @@ fn broken(why: impl std::fmt::Display) -> io::Error {
 }
 
 impl<R: Read> Decoder<R> {
-    pub(super) fn new(input: R) -> Self {
+    pub(crate) fn new(input: R) -> Self {
         Self { input, frame: None, packed: Vec::new(), buffer: Vec::new(), unread: 0..0 }
     }
 
