@@ -173,10 +173,10 @@ impl Device {
         self.text("device/model")
     }
 
-    /// What a loop device stands on.
+    /// What a loop device stands on. A file that was removed has ` (deleted)` behind its path, and so is never taken for
+    /// one that stands there now.
     pub(super) fn loop_backing(&self) -> Option<PathBuf> {
-        let path = self.text("loop/backing_file")?;
-        Some(path.strip_suffix(" (deleted)").unwrap_or(&path).into())
+        self.text("loop/backing_file").map(PathBuf::from)
     }
 
     /// Whether it is a disc, tape or floppy drive: reading those waits for a medium.

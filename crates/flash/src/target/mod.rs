@@ -11,7 +11,7 @@ mod identity;
 mod name;
 mod refusal;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use model::Manifest;
 use sys::disk::{Access, Caching, How, OpenError};
@@ -189,11 +189,6 @@ impl Target {
             OpenError::ReadOnly { .. } => Refusal::ReadOnly { path },
             other => Refusal::Open(other),
         }
-    }
-
-    /// The path, as a shorthand for messages.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 }
 

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use super::identity::Difference;
 use super::name::DiskName;
 
+/// Containers mount a root disk some hundred times; a few tell enough.
+const MOUNTS_SHOWN: usize = 8;
+
 /// Why a disk is not touched.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
@@ -213,10 +216,13 @@ struct Mounts<'a>(&'a [(PathBuf, PathBuf)]);
 
 impl fmt::Display for Mounts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (device, point)) in self.0.iter().enumerate() {
+        for (i, (device, point)) in self.0.iter().take(MOUNTS_SHOWN).enumerate() {
             let comma = if i > 0 { ", " } else { "" };
             write!(f, "{comma}{} on {}", device.display(), point.display())?;
         }
-        Ok(())
+        match self.0.len().saturating_sub(MOUNTS_SHOWN) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
     }
 }

@@ -146,6 +146,16 @@ fn a_mounted_disk_is_refused_with_its_mount_points() {
 }
 
 #[test]
+fn a_disk_that_is_mounted_everywhere_is_refused_in_few_words() {
+    let machine = Machine::new();
+    let mounts: Vec<_> = (0..300).map(|i| format!("{i} 1 254:1 / /run/{i} rw - ext4 /dev/root rw\n")).collect();
+    machine.table("self/mountinfo", &mounts.concat());
+    let refusal = machine.refusal("vda", &demands());
+    says(&refusal, &["vda1 on /run/7 and 292 more;"]);
+    assert!(refusal.to_string().len() < 1000);
+}
+
+#[test]
 fn btrfs_has_numbers_of_its_own_and_is_found_by_its_source() {
     let machine = Machine::new();
     let source = machine.node("vda2");
@@ -265,6 +275,9 @@ fn a_file_is_refused_while_it_is_used() {
     let refusal = check().expect_err("a loop device stands on it");
     assert!(matches!(refusal, Refusal::LoopBacking { .. }), "{refusal:?}");
     says(&refusal, &["loop0", "losetup -d"]);
+    // That file was removed, and another made under its name.
+    machine.fact("loop0", "loop/backing_file", &format!("{path} (deleted)\n"));
+    check().expect("nobody uses this one");
 }
 
 #[test]
