@@ -42,4 +42,6 @@ pub(crate) enum Command {
     Flash(commands::flash::Args),
     Undo(commands::undo::Args),
     Store(commands::store::Args),
+    #[command(hide = true)]
+    Generate(commands::generate::Args),
 }

@@ -1,6 +1,7 @@
 //! One file a command: its arguments and what it prints. The work is done in the libraries.
 
 pub(crate) mod flash;
+pub(crate) mod generate;
 pub(crate) mod store;
 pub(crate) mod undo;
 
@@ -15,5 +16,6 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<()> {
         Command::Flash(args) => flash::run(args, output),
         Command::Undo(args) => undo::run(args, output),
         Command::Store(args) => store::run(args, output),
+        Command::Generate(args) => generate::run(args, output),
     }
 }
