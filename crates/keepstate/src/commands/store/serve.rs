@@ -78,7 +78,8 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<()> {
     } else {
         output.text(&to_paste(&config, &environment))?;
     }
-    tracing::info!(signal = wait(), "ending");
+    let signal = wait();
+    tracing::info!(signal, "ending");
     server.stop();
     Ok(())
 }
