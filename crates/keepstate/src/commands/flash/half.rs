@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use flash::target::Target;
+use flash::target::{DiskName, Target};
 use flash::{ChunkSet, Dirty, Flash, Keep};
 use image::accepted::Accepted;
 
@@ -21,10 +21,16 @@ use crate::watcher::Watcher;
 Example:
   keepstate flash prepare debian:stable /dev/nvme0n1 --trust ci.pub --undo /data/undo.log --stage /data/stage")]
 pub(super) struct PrepareArgs {
+    /// The image: name@version, name:channel, a packed directory, or a bare .lz4 file or object of a whole disk
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    /// The disk: a path, serial=…, wwid=…, label=… or uuid=… of a filesystem on it; or a file that stands for a disk
+    #[arg(value_name = "DISK")]
+    disk: DiskName,
     #[command(flatten)]
-    image: ImageArgs,
+    source: ImageArgs,
     #[command(flatten)]
-    disk: DiskArgs,
+    allow: DiskArgs,
     #[command(flatten)]
     keep: KeepArgs,
 }
@@ -35,8 +41,11 @@ pub(super) struct PrepareArgs {
 Example:
   keepstate flash apply /dev/nvme0n1 --trust ci.pub --undo /data/undo.log --stage /data/stage --dirty dirty.txt")]
 pub(super) struct ApplyArgs {
+    /// The disk that was prepared
+    #[arg(value_name = "DISK")]
+    disk: DiskName,
     #[command(flatten)]
-    disk: DiskArgs,
+    allow: DiskArgs,
     #[command(flatten)]
     trust: TrustArgs,
     /// The undo log that `flash prepare` wrote
@@ -61,11 +70,11 @@ pub(super) fn prepare(args: PrepareArgs, output: &Output) -> Result<()> {
     if args.keep.stage.is_none() {
         return Err(WrongUsage("where is what is missing to be staged? Name a directory with --stage".into()).into());
     }
-    let opened = args.image.open()?;
-    let target = Target::find(&args.disk.disk)?;
+    let opened = args.source.open(&args.image)?;
+    let target = Target::find(&args.disk)?;
     let manifest = opened.image.manifest();
     let name = format!("{}@{}", manifest.name, manifest.version);
-    let disk = target.open_to_read(args.disk.io.into())?;
+    let disk = target.open_to_read(args.allow.io.into())?;
     let progress = output.progress();
     let watcher = Watcher::new(&progress, args.keep.bandwidth);
     let flash = Flash { disk: &disk, image: &opened.image, workers: flash::WORKERS, watch: &watcher };
@@ -78,8 +87,8 @@ pub(super) fn prepare(args: PrepareArgs, output: &Output) -> Result<()> {
 pub(super) fn apply(args: ApplyArgs, output: &Output) -> Result<()> {
     let opened = open_packed(&args.stage, &args.trust.open()?)
         .context("the stage does not hold a prepared image: run `keepstate flash prepare` first")?;
-    let mut target = Target::find(&args.disk.disk)?;
-    let demands = whole::demands(&args.disk, &opened);
+    let mut target = Target::find(&args.disk)?;
+    let demands = whole::demands(&args.allow, &opened);
     target.check(&demands)?;
     let keep = Keep {
         undo: args.undo.as_deref().map(space::undo).transpose()?,
@@ -90,13 +99,13 @@ pub(super) fn apply(args: ApplyArgs, output: &Output) -> Result<()> {
     };
     let manifest = opened.image.manifest();
     let accepted = Accepted::new(crate::context::accepted_path()?);
-    if !args.disk.allow_older {
+    if !args.allow.allow_older {
         image::trust::check_serial(manifest, accepted.last(&target.identity.key(), &manifest.name)?)?;
     }
     let dirty = dirty(&args.dirty, target.size, u64::from(manifest.chunk_size))?;
     let question = format!("Overwrite {} with {}@{}?", whole::describe(&target), manifest.name, manifest.version);
     confirm::ask(&question, args.yes)?;
-    let disk = target.open(&demands, args.disk.io.into())?;
+    let disk = target.open(&demands, args.allow.io.into())?;
     let progress = output.progress();
     let watcher = Watcher::new(&progress, None);
     let flash = Flash { disk: &disk, image: &opened.image, workers: flash::WORKERS, watch: &watcher };

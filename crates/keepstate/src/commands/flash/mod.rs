@@ -26,8 +26,15 @@ Examples:
 pub(crate) struct Args {
     #[command(subcommand)]
     half: Option<Half>,
+    // Optional here only because the halves, which are subcommands, do without them.
+    /// The image: name@version, name:channel, a packed directory, or a bare .lz4 file or object of a whole disk
+    #[arg(value_name = "IMAGE", required = true)]
+    image: Option<String>,
+    /// The disk: a path, serial=…, wwid=…, label=… or uuid=… of a filesystem on it; or a file that stands for a disk
+    #[arg(value_name = "DISK", required = true)]
+    disk: Option<DiskName>,
     #[command(flatten)]
-    whole: Option<WholeArgs>,
+    whole: WholeArgs,
 }
 
 /// The halves of a flash.
@@ -43,7 +50,7 @@ enum Half {
 #[derive(clap::Args, Debug)]
 struct WholeArgs {
     #[command(flatten)]
-    image: source::ImageArgs,
+    source: source::ImageArgs,
     #[command(flatten)]
     disk: DiskArgs,
     #[command(flatten)]
@@ -56,12 +63,9 @@ struct WholeArgs {
     yes: bool,
 }
 
-/// Which disk, and what to allow.
+/// What to allow of a disk.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct DiskArgs {
-    /// The disk: a path, serial=…, wwid=…, label=… or uuid=… of a filesystem on it; or a file that stands for a disk
-    #[arg(value_name = "DISK")]
-    pub(crate) disk: DiskName,
     /// Take an image that was made for another architecture
     #[arg(long)]
     pub(crate) allow_architecture: bool,
@@ -112,11 +116,12 @@ pub(crate) struct KeepArgs {
 }
 
 pub(crate) fn run(args: Args, output: &Output) -> Result<()> {
-    match (args.half, args.whole) {
-        (Some(Half::Prepare(args)), _) => half::prepare(args, output),
-        (Some(Half::Apply(args)), _) => half::apply(args, output),
-        (None, Some(args)) => whole::run(args, output),
-        (None, None) => Err(WrongUsage("name an image and a disk: keepstate flash IMAGE DISK".into()).into()),
+    match (args.half, args.image, args.disk) {
+        (Some(Half::Prepare(args)), ..) => half::prepare(args, output),
+        (Some(Half::Apply(args)), ..) => half::apply(args, output),
+        (None, Some(image), Some(disk)) => whole::run(&image, &disk, args.whole, output),
+        // The parser has asked for both.
+        (None, ..) => Err(WrongUsage("name an image and a disk: keepstate flash IMAGE DISK".into()).into()),
     }
 }
 

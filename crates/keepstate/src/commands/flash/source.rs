@@ -4,25 +4,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use image::reference::Reference;
+use image::repository::{self, Checked};
 use image::sign::PublicKey;
 use image::{Image, MANIFEST, SIGNATURE, Trust};
 use jiff::Timestamp;
-use model::manifest::BYTES_MAX;
-use model::{ImageName, Manifest};
-use store::{Local, Transfer};
+use model::name::NameError;
+use store::{Local, Store, Transfer};
 
 use crate::context::StoreArgs;
 use crate::exit::WrongUsage;
 
-/// Largest signature that is read: minisign's are some 300 bytes.
-const SIGNATURE_BYTES_MAX: u64 = 64 << 10;
-
-/// Which image, and whom to believe.
+/// Where images are, and whom to believe.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct ImageArgs {
-    /// The image: name@version, name:channel, a packed directory, or a bare .lz4 file or object of a whole disk
-    #[arg(value_name = "IMAGE")]
-    pub(crate) image: String,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
     #[command(flatten)]
@@ -78,6 +73,13 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
+    fn new(transfer: Transfer, from: String, checked: &Checked) -> Result<Self> {
+        let mut documents = vec![(MANIFEST, checked.bytes.to_vec())];
+        documents.extend(checked.signature.as_ref().map(|signature| (SIGNATURE, signature.clone().into_bytes())));
+        let image = checked.open(transfer)?;
+        Ok(Self { image, from: (from, checked.folder.clone()), documents, _scratch: None })
+    }
+
     /// Puts everything about the image but its payload into `directory`, so that it can be opened there.
     pub(crate) fn copy_documents(&self, directory: &Path) -> Result<()> {
         for (name, bytes) in &self.documents {
@@ -86,7 +88,8 @@ impl Opened {
         }
         let manifest = self.image.manifest();
         for table in [&manifest.chunk_table, &manifest.block_table] {
-            let key = key(self.image.folder(), &table.object);
+            let folder = self.image.folder();
+            let key = if folder.is_empty() { table.object.clone() } else { format!("{folder}/{}", table.object) };
             let bytes = self.image.transfer().get(&key, 0..table.size)?;
             let path = directory.join(&table.object);
             std::fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
@@ -96,70 +99,42 @@ impl Opened {
 }
 
 impl ImageArgs {
-    /// Finds the image and checks its manifest.
-    pub(crate) fn open(&self) -> Result<Opened> {
-        let path = Path::new(&self.image);
-        if path.join(MANIFEST).is_file() {
-            return open_packed(path, &self.trust.open()?);
+    /// Finds the image that a person named, and checks its manifest.
+    pub(crate) fn open(&self, image: &str) -> Result<Opened> {
+        let reference: Reference = image.parse().map_err(|error: NameError| WrongUsage(error.to_string()))?;
+        match reference {
+            Reference::Packed(path) => open_packed(&path, &self.trust.open()?),
+            Reference::Bare(name) => self.open_bare(&name),
+            Reference::Named(name) => {
+                let trust = self.trust.open()?;
+                let transfer = self.store.transfer()?;
+                let checked = repository::resolve(&transfer, &name, &trust, Timestamp::now())?;
+                let from = self.store.store.clone().unwrap_or_default();
+                Opened::new(transfer, from, &checked)
+            }
         }
-        if self.image.ends_with(".lz4") {
-            return self.open_bare();
-        }
-        let name: ImageName =
-            self.image.parse().map_err(|error: model::name::NameError| WrongUsage(error.to_string()))?;
-        let trust = self.trust.open()?;
-        let transfer = self.store.transfer()?;
-        let _ = (transfer, trust);
-        anyhow::bail!("{name}: wait for the repository")
     }
 
-    fn open_bare(&self) -> Result<Opened> {
+    fn open_bare(&self, image: &str) -> Result<Opened> {
         let scratch = tempfile::tempdir_in(&self.scratch)
             .with_context(|| format!("making a directory in {}", self.scratch.display()))?;
-        let (transfer, key) = match self.image.rsplit_once('/') {
-            Some((folder, key)) if self.image.contains("://") => {
-                (Transfer::new(store::open(folder).context("the store cannot be opened")?), key.to_owned())
+        let (store, key): (Arc<dyn Store>, String) = match image.rsplit_once('/') {
+            Some((folder, key)) if image.contains("://") => {
+                (store::open(folder).context("the store cannot be opened")?, key.to_owned())
             }
-            _ => {
-                let path = Path::new(&self.image);
-                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                (Transfer::new(Arc::new(Local::new(folder))), name.to_owned())
-            }
+            Some((folder, key)) => (Arc::new(Local::new(folder)), key.to_owned()),
+            None => (Arc::new(Local::new(".")), image.to_owned()),
         };
-        let _ = (transfer, key, scratch);
-        anyhow::bail!("wait for bare")
+        let opened = image::bare::open(&Transfer::new(store), &key, self.sha256, scratch.path(), &|_, _| {})
+            .with_context(|| format!("unpacking {image}"))?;
+        let documents = vec![(MANIFEST, opened.manifest().to_bytes())];
+        Ok(Opened { image: opened, from: (image.to_owned(), String::new()), documents, _scratch: Some(scratch) })
     }
 }
 
 /// Opens a directory that `image pack` made, or a stage that holds all but the payload.
 pub(crate) fn open_packed(path: &Path, trust: &Trust) -> Result<Opened> {
-    let what = path.display().to_string();
-    let transfer = Transfer::new(Arc::new(Local::new(path)));
-    let documents = documents(&transfer, "").with_context(|| format!("reading the image in {what}"))?;
-    let bytes = documents.first().map(|(_, bytes)| bytes.as_slice()).unwrap_or_default();
-    let signature = documents.get(1).map(|(_, bytes)| String::from_utf8_lossy(bytes));
-    trust.check_signature(&what, bytes, signature.as_deref())?;
-    let manifest = Manifest::from_bytes(bytes).with_context(|| format!("reading the manifest in {what}"))?;
-    trust.check_expiry(&what, manifest.expires, Timestamp::now())?;
+    let (transfer, checked) = repository::packed(path, trust, Timestamp::now())?;
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
-    let from = (absolute.display().to_string(), String::new());
-    let image = Image::open(transfer, "", manifest)?;
-    Ok(Opened { image, from, documents, _scratch: None })
-}
-
-/// The manifest and, where there is one, its signature, as stored.
-fn documents(transfer: &Transfer, folder: &str) -> Result<Vec<(&'static str, Vec<u8>)>> {
-    let manifest = transfer.get_all(&key(folder, MANIFEST), BYTES_MAX as u64)?;
-    let mut documents = vec![(MANIFEST, manifest.to_vec())];
-    match transfer.get_all(&key(folder, SIGNATURE), SIGNATURE_BYTES_MAX) {
-        Ok(signature) => documents.push((SIGNATURE, signature.to_vec())),
-        Err(error) if error.kind == store::Kind::NotFound => {}
-        Err(error) => return Err(error.into()),
-    }
-    Ok(documents)
-}
-
-fn key(folder: &str, object: &str) -> String {
-    if folder.is_empty() { object.to_owned() } else { format!("{folder}/{object}") }
+    Opened::new(transfer, absolute.display().to_string(), &checked)
 }

@@ -1,7 +1,7 @@
 //! `keepstate flash IMAGE DISK`: both halves, with the disk held all the time.
 
 use anyhow::{Context, Result};
-use flash::target::{Demands, Kind, Target};
+use flash::target::{Demands, DiskName, Kind, Target};
 use flash::{Dirty, Flash, Keep};
 use image::accepted::Accepted;
 
@@ -11,12 +11,12 @@ use crate::confirm;
 use crate::output::Output;
 use crate::watcher::Watcher;
 
-pub(super) fn run(args: WholeArgs, output: &Output) -> Result<()> {
-    let opened = args.image.open()?;
-    if args.image.sha256.is_none() && args.image.image.ends_with(".lz4") {
+pub(super) fn run(image: &str, disk: &DiskName, args: WholeArgs, output: &Output) -> Result<()> {
+    let opened = args.source.open(image)?;
+    if args.source.sha256.is_none() && image.ends_with(".lz4") {
         output.note("a bare .lz4 without --sha256: it is not proved that this is what was published, only that it arrived whole");
     }
-    let mut target = Target::find(&args.disk.disk)?;
+    let mut target = Target::find(disk)?;
     let demands = demands(&args.disk, &opened);
     target.check(&demands)?;
     if let Some(because) = &target.because {
