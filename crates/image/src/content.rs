@@ -64,6 +64,18 @@ pub enum Error {
     Sink(#[source] io::Error),
 }
 
+impl Error {
+    /// Whether the image is not to be used; else it could not be read, or its disk not written.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Open(OpenError::Store(_)) | Self::Payload { .. } | Self::Sink(_) => false,
+            Self::Open(OpenError::Mismatch { .. }) | Self::Chunk { .. } | Self::Zeros { .. } | Self::Blocks { .. } => {
+                true
+            }
+        }
+    }
+}
+
 /// Pieces of the payload that belong together.
 struct Packed {
     offset: u64,

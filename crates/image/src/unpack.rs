@@ -37,6 +37,18 @@ pub enum Error {
     NotAFile(PathBuf),
 }
 
+impl Error {
+    /// Whether it is a refusal: nothing failed, but this is not done.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Verify(error) => error.is_refusal(),
+            Self::Content(error) => error.is_refusal(),
+            Self::Exists(_) | Self::NotAFile(_) => true,
+            Self::Io { .. } => false,
+        }
+    }
+}
+
 /// Writes the disk of `image` to the file `path`, which appears when it is complete and durable.
 pub fn to_file(image: &Image, path: &Path, replace: bool, progress: Progress<'_>) -> Result<(), Error> {
     match fs::symlink_metadata(path) {

@@ -59,12 +59,9 @@ impl Error {
     /// Whether the image is not to be used; else it could not be read, and may be sound.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Open(open::Error::Store(_))
-            | Self::Content(
-                content::Error::Open(open::Error::Store(_)) | content::Error::Payload { .. } | content::Error::Sink(_),
-            ) => false,
-            Self::Open(_)
-            | Self::Content(_)
+            Self::Open(open::Error::Store(_)) => false,
+            Self::Content(error) => error.is_refusal(),
+            Self::Open(open::Error::Mismatch { .. })
             | Self::Size { .. }
             | Self::Payload { .. }
             | Self::Blake3 { .. }

@@ -41,6 +41,8 @@ pub(crate) enum ProgressMode {
 pub(crate) enum Command {
     Flash(commands::flash::Args),
     Undo(commands::undo::Args),
+    Image(commands::image::Args),
+    Key(commands::key::Args),
     Store(commands::store::Args),
     #[command(hide = true)]
     Generate(commands::generate::Args),

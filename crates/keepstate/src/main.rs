@@ -8,7 +8,9 @@ mod exit;
 mod log;
 mod output;
 mod progress;
+mod signing;
 mod watcher;
+mod when;
 
 use std::process::ExitCode;
 

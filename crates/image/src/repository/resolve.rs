@@ -27,6 +27,8 @@ pub struct Checked {
     pub bytes: Bytes,
     /// Their BLAKE3.
     pub blake3: Digest,
+    /// The text of their signature file, where there is one.
+    pub signature: Option<String>,
     /// The trusted key that signed it; none when anything is believed.
     pub signed_by: Option<KeyId>,
     /// The pointer of the channel that led here.
@@ -94,7 +96,7 @@ pub(super) fn manifest(
     let manifest = Manifest::from_bytes(&bytes).map_err(|source| Error::Manifest { object: object.clone(), source })?;
     trust.check_expiry(&object, manifest.expires, now)?;
     let blake3 = Digest(*blake3::hash(&bytes).as_bytes());
-    Ok(Checked { folder: folder.to_owned(), manifest, bytes, blake3, signed_by, pointer: None })
+    Ok(Checked { folder: folder.to_owned(), manifest, bytes, blake3, signature, signed_by, pointer: None })
 }
 
 /// The channel's pointer, checked for its signature, expiry and place; none if there is no such channel.

@@ -2,6 +2,8 @@
 
 pub(crate) mod flash;
 pub(crate) mod generate;
+pub(crate) mod image;
+pub(crate) mod key;
 pub(crate) mod store;
 pub(crate) mod undo;
 
@@ -15,6 +17,8 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<()> {
     match command {
         Command::Flash(args) => flash::run(args, output),
         Command::Undo(args) => undo::run(args, output),
+        Command::Image(args) => image::run(args, output),
+        Command::Key(args) => key::run(args, output),
         Command::Store(args) => store::run(args, output),
         Command::Generate(args) => generate::run(args, output),
     }
