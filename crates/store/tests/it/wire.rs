@@ -173,6 +173,18 @@ fn a_web_server_is_read_and_nothing_else() {
 }
 
 #[test]
+fn a_url_that_is_signed_for_get_only_is_enough() {
+    let server = Server::start(|_, asked| {
+        Say::Bytes(if asked.method == "GET" { part(&content(1000), asked) } else { answer("403 Forbidden", &[], b"") })
+    });
+    let transfer = transfer(server.address);
+    assert_eq!(transfer.head("disk").expect("is there").size, 1000);
+    assert_eq!(transfer.get_all("disk", 1000).expect("reads"), content(1000));
+    let denies = Server::start(|_, _| Say::Bytes(answer("403 Forbidden", &[], b"")));
+    assert_eq!(crate::raw::transfer(denies.address).head("disk").expect_err("is denied").kind, Kind::Denied);
+}
+
+#[test]
 fn a_token_in_the_url_is_sent_and_not_shown() {
     let server = Server::start(|_, asked| Say::Bytes(part(&content(10), asked)));
     let url = format!("http://{}/d/disk.lz4?token=secret", server.address);
