@@ -12,7 +12,7 @@ use super::Remote;
 use crate::budget::Budget;
 use crate::clock::lock;
 use crate::memory::wrong_body;
-use crate::{Error, Kind, Result, Store, SystemClock};
+use crate::{Error, Kind, Policy, Result, Store, SystemClock};
 
 /// Size of a part; a smaller object is written by one request. With [`PARALLEL`] parts under way and one being read this
 /// holds 40 MiB.
@@ -33,7 +33,10 @@ pub(super) fn upload(
     let path = remote.path("writing", key)?;
     let parts = remote.writable("writing", key)?;
     let clock = SystemClock::default();
-    let budget = Mutex::new(Budget::new(&remote.policy, &clock));
+    // A longer way has more stones: one retry more for every 16 parts.
+    let retries = remote.policy.retries + (size / part_bytes(size) / 16) as u32;
+    let policy = Policy { retries, ..remote.policy.clone() };
+    let budget = Mutex::new(Budget::new(&policy, &clock));
     let body = &mut Source { body, left: size, object: remote.object(key), size };
     if size <= PART_BYTES {
         let bytes = body.part(PART_BYTES)?;
