@@ -129,7 +129,9 @@ pub fn pack(
     let failed = Error::io;
     fs::create_dir_all(out).map_err(failed("making the directory", out))?;
     let prefix = format!(".{}@{}.", options.name, options.version);
-    let scratch = tempfile::Builder::new().prefix(&prefix).suffix(".partial").tempdir_in(out);
+    // Not only for its owner, as temporary directories usually are: it becomes the image's.
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    let scratch = tempfile::Builder::new().prefix(&prefix).suffix(".partial").permissions(readable).tempdir_in(out);
     let scratch = scratch.map_err(failed("making a directory in", out))?;
     let (manifest, notes) = fill(scratch.path(), source, options, progress)?;
 
@@ -137,14 +139,19 @@ pub fn pack(
     let path = scratch.path().join(MANIFEST);
     fs::write(&path, &bytes).map_err(failed("writing", &path))?;
     sync(&path)?;
+    let folder = out.join(format!("{}@{}", options.name, options.version));
     if let Some(key) = key {
+        // No two signatures are equal, so one of the same manifest that is there already is kept.
+        let there = fs::read_to_string(folder.join(SIGNATURE)).ok();
+        let serial = manifest.serial;
+        let comment = format!("keepstate image {}@{} serial {serial}", manifest.name, manifest.version);
+        let there = there.filter(|there| key.has_signed(&bytes, there));
+        let signature = there.map_or_else(|| key.sign(&bytes, &comment), Ok)?;
         let path = scratch.path().join(SIGNATURE);
-        let comment = format!("keepstate image {}@{} serial {}", manifest.name, manifest.version, manifest.serial);
-        fs::write(&path, key.sign(&bytes, &comment)?).map_err(failed("writing", &path))?;
+        fs::write(&path, signature).map_err(failed("writing", &path))?;
         sync(&path)?;
     }
     sync(scratch.path())?;
-    let folder = out.join(format!("{}@{}", options.name, options.version));
     let is_unchanged = put(scratch, &folder, &bytes, replace)?;
     sync(out)?;
     Ok(Packed { folder, manifest, notes, is_unchanged })
@@ -257,7 +264,8 @@ fn put(scratch: TempDir, folder: &Path, manifest: &[u8], replace: bool) -> Resul
         Ok(_) => {}
     }
     let is_same = fs::read(folder.join(MANIFEST)).is_ok_and(|found| found == manifest);
-    if is_same && !scratch.path().join(SIGNATURE).exists() {
+    let signature = fs::read(scratch.path().join(SIGNATURE)).ok();
+    if is_same && (signature.is_none() || signature == fs::read(folder.join(SIGNATURE)).ok()) {
         return Ok(true);
     }
     if !is_same && !replace {

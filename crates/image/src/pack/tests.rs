@@ -1,7 +1,7 @@
 //! Packing whole disks, read back through everything that reads an image.
 
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::{Command, Stdio};
 
 use super::*;
@@ -116,6 +116,38 @@ fn an_image_is_replaced_only_when_told() {
 }
 
 #[test]
+fn the_same_image_keeps_its_signature() {
+    let out = tempfile::tempdir().unwrap();
+    let (key, _) = crate::trust::tests::keys();
+    let (other, _) = crate::trust::tests::keys();
+    let signature = |key: Option<&SecretKey>| {
+        let mut source = source::stream("test".into(), Box::new(std::io::Cursor::new(disk())), 0, None).unwrap();
+        let packed = pack(&mut *source, &options(), out.path(), false, key, &quiet).unwrap();
+        fs::read(packed.folder.join(SIGNATURE)).ok()
+    };
+    assert_eq!(signature(None), None);
+    let first = signature(Some(&key));
+    assert!(first.is_some());
+    assert!(signature(Some(&key)) == first && signature(None) == first);
+    assert!(signature(Some(&other)) != first);
+    let mode = fs::metadata(out.path().join("debian@1")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o500, 0o500);
+    // As any new directory's: as open as the user's mask lets it be.
+    fs::create_dir(out.path().join("new")).unwrap();
+    assert_eq!(mode, fs::metadata(out.path().join("new")).unwrap().permissions().mode());
+}
+
+#[test]
+fn disks_of_zeros_only_have_their_digest() {
+    for size in [2 << 20, (2 << 20) + 512, 3 << 20, 16 << 20, (16 << 20) + 4096] {
+        let out = tempfile::tempdir().unwrap();
+        let packed = pack_bytes(&vec![0; size], &Options { chunk_size: 4096, ..options() }, out.path()).unwrap();
+        assert_eq!(packed.manifest.blake3, Digest(*blake3::hash(&vec![0; size]).as_bytes()), "{size}");
+        crate::verify::everything(view(&packed).image(), &quiet).unwrap();
+    }
+}
+
+#[test]
 fn a_pack_that_fails_leaves_nothing() {
     let out = tempfile::tempdir().unwrap();
     let disk = disk();
@@ -184,6 +216,27 @@ fn a_zero_run_has_few_frames() {
     let frames = |page| view.image().chunk_page(page).unwrap().zero_frames.len();
     assert_eq!([frames(0), frames(1), frames(2)], [1, 1, 2]);
     assert_eq!(packed.manifest.blake3, Digest(*blake3::hash(&disk).as_bytes()));
+}
+
+#[test]
+#[ignore = "needs root and loop devices: run by ./test"]
+fn a_block_device_packs_as_the_file_beneath_it() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), &disk()[..6 << 20]).unwrap();
+    let losetup = |args: &[&str]| {
+        let done = Command::new("losetup").args(args).output().unwrap();
+        assert!(done.status.success(), "losetup {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap().trim().to_owned()
+    };
+    let device = losetup(&["--find", "--show", "--sector-size", "4096", file.path().to_str().unwrap()]);
+    let out = tempfile::tempdir().unwrap();
+    let packed = source::open(Path::new(&device))
+        .map_err(Error::from)
+        .and_then(|mut source| pack(&mut *source, &options(), out.path(), false, None, &quiet));
+    losetup(&["--detach", &device]);
+    let manifest = packed.unwrap().manifest;
+    assert_eq!(manifest.blake3, Digest(*blake3::hash(&disk()[..6 << 20]).as_bytes()));
+    assert_eq!(manifest.sector_size, 4096, "the device's, where no partition table tells");
 }
 
 #[test]

@@ -139,7 +139,7 @@ impl ChunkPage {
         let mut chunks = Vec::with_capacity(count);
         for chunk in 0..count {
             if let Some((_, length)) = zero_run.next_if(|(run, _)| run.start == chunk) {
-                offset += u64::from(*length);
+                offset = behind(offset, *length)?;
             }
             if !is_data(chunk) {
                 chunks.push(Chunk::Zero);
@@ -151,7 +151,7 @@ impl ChunkPage {
                 return Err(Malformed(format!("chunk {chunk} has a frame of {length} bytes")));
             }
             chunks.push(Chunk::Data { digest, frame: Frame { offset, length } });
-            offset += u64::from(length);
+            offset = behind(offset, length)?;
         }
         if offset != payload.end {
             return Err(Malformed(format!("its frames end at payload byte {offset}, not at {}", payload.end)));
@@ -178,6 +178,11 @@ impl BlockPage {
         rest.end()?;
         Ok(Self { hints })
     }
+}
+
+/// Where the frame ends that begins at `offset`.
+fn behind(offset: u64, length: u32) -> Result<u64, Malformed> {
+    offset.checked_add(length.into()).ok_or_else(|| Malformed(format!("a frame at payload byte {offset}")))
 }
 
 fn digest_at(bytes: &[u8]) -> Digest {

@@ -205,6 +205,17 @@ fn a_table_of_another_disk_kind_or_length_is_refused() {
     assert!(directory(Kind::Chunks, &chunk_table, other, payload_size).is_err(), "disk");
 }
 
+/// Sums that do not fit 64 bits are errors, not wrapped.
+#[test]
+fn frames_beyond_the_largest_offset_are_refused() {
+    let geometry = Geometry { disk_size: 2 * 4096, chunk_size: 4096 };
+    let disk = Disk { geometry, chunks: vec![Some(1), None] };
+    let bytes = write(&disk).pages[0].0.encode();
+    for start in [u64::MAX, u64::MAX - 3, u64::MAX - 9] {
+        assert!(ChunkPage::decode(&bytes, geometry, 0..2, start..u64::MAX).is_err(), "{start}");
+    }
+}
+
 /// The directory's size is computed, and bounded, before anything is fetched or held.
 #[test]
 fn a_disk_too_large_for_a_directory_has_none() {

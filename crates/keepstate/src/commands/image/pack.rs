@@ -127,8 +127,10 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
     let progress = output.progress();
     progress.phase("packing", source.progress().1);
     let reach = |done, total| progress.reach(done, total);
-    let packed = pack::pack(&mut *source, &options, &args.out, args.force, key.as_ref(), &reach)
-        .with_context(|| format!("packing {}", source.describe()))?;
+    let packed = match pack::pack(&mut *source, &options, &args.out, args.force, key.as_ref(), &reach) {
+        Err(why @ (pack::Error::Options(_) | pack::Error::Name(_))) => return Err(WrongUsage(why.to_string()).into()),
+        packed => packed.with_context(|| format!("packing {}", source.describe()))?,
+    };
     progress.finish();
     let elapsed = begun.elapsed();
     let Packed { folder, manifest, notes, is_unchanged } = &packed;
