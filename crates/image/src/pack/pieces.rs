@@ -159,7 +159,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(12))]
+        #![proptest_config(ProptestConfig::with_cases(8))]
 
         #[test]
         fn pieces_are_the_source_in_whole_chunks(extents in extents(), chunk_bits in 12_u32..18) {

@@ -196,9 +196,18 @@ fn disks_beyond_2_and_4_gib_pack_and_read_back() {
     }
     view.read_at((3 << 30) + 5, &mut read).unwrap();
     assert_eq!(read, [0; 16]);
-    // The digest without this crate's arithmetic.
+    // The digest without this crate's arithmetic; only what is not a hole is read.
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(fs::File::open(file.path()).unwrap()).unwrap();
+    let mut part = vec![0; 1 << 20];
+    for offset in (0..size).step_by(part.len()) {
+        let length = part.len().min((size - offset) as usize);
+        let is_marked = |at: &&u64| (offset..offset + length as u64).contains(*at);
+        part.fill(0);
+        if marks.iter().any(|at| is_marked(&at) || is_marked(&&(at + 15))) {
+            file.as_file().read_exact_at(&mut part[..length], offset).unwrap();
+        }
+        hasher.update(&part[..length]);
+    }
     assert_eq!(packed.manifest.blake3, Digest(*hasher.finalize().as_bytes()));
 }
 

@@ -211,9 +211,13 @@ fn a_publish_cut_off_anywhere_shows_nothing_and_is_continued() {
 
 #[test]
 fn a_prune_cut_off_anywhere_leaves_whole_images_or_none() {
+    let mut room = Room::new();
+    let packed: Vec<_> = (1..4).map(|serial| room.pack(serial)).collect();
     for left in 0.. {
-        let room = Room::new();
-        room.publish_all(1..4);
+        room.store = Arc::new(Memory::new());
+        for packed in &packed {
+            publish(&room.transfer(), packed, publishing(None)).unwrap();
+        }
         let plan = plan(&room.transfer(), None, Keep { newest: Some(1), since: None }, false).unwrap();
         assert_eq!(plan.images.len(), 2);
         let cut = Transfer::new(Arc::new(Cut { inner: room.store.clone(), left: AtomicU64::new(left) }));

@@ -110,7 +110,7 @@ fn stored<'a>(table: &'a [u8], directory: &Directory, page: u64) -> &'a [u8] {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(ProptestConfig::with_cases(10))]
 
     #[test]
     fn tables_read_back_as_written_and_prove_the_disk(disk in disks()) {
