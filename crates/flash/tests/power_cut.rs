@@ -5,106 +5,13 @@
 
 mod support;
 
-use std::sync::Arc;
-
 use flash::log::State;
-use flash::undo::{Found, Undo};
-use flash::{Dirty, Error, Flash, Keep, Space, Unwatched};
-use image::Image;
+use flash::undo::Found;
+use flash::{Dirty, Error, Flash, Unwatched};
 use keepstate_flash as flash;
 use support::images::{Pair, Shape};
-use support::{Power, Random, SimDisk};
-
-/// Everything that a power cut hits.
-struct Machine {
-    disk: SimDisk,
-    undo: Option<Arc<SimDisk>>,
-    stage: Option<Arc<SimDisk>>,
-}
-
-impl Machine {
-    fn new(old: &[u8], shape: &Shape) -> Self {
-        let disk = SimDisk::new(old.to_vec(), shape.sector);
-        Self {
-            disk: if shape.zeroes { disk } else { disk.without_zeroing() },
-            undo: shape.undo.then(|| Arc::new(SimDisk::file())),
-            stage: shape.stage.then(|| Arc::new(SimDisk::file())),
-        }
-    }
-
-    /// The same machine, as its storage is now.
-    fn copy(&self, shape: &Shape) -> Self {
-        let copy = |file: &Option<Arc<SimDisk>>| {
-            file.as_ref().map(|file| {
-                let copy = SimDisk::file();
-                copy.scribble(0, &file.content());
-                Arc::new(copy)
-            })
-        };
-        Self { undo: copy(&self.undo), stage: copy(&self.stage), ..Self::new(&self.disk.content(), shape) }
-    }
-
-    fn plug(&self, power: &Arc<Power>) {
-        self.disk.plug(power);
-        self.undo.iter().chain(&self.stage).for_each(|file| file.plug(power));
-    }
-
-    fn power_cycle(&self, random: &mut Random) {
-        self.disk.power_cycle(random);
-        self.undo.iter().chain(&self.stage).for_each(|file| file.power_cycle(random));
-    }
-
-    fn keep(&self, shape: &Shape, id: u64) -> Keep {
-        let space = |file: &Option<Arc<SimDisk>>| file.as_ref().map(|file| Space { medium: file.clone(), id });
-        Keep {
-            undo: space(&self.undo),
-            tail: shape.tail,
-            stage: space(&self.stage),
-            disk_key: "sim".into(),
-            image_from: ("memory".into(), "image".into()),
-        }
-    }
-
-    fn flash(&self, image: &Image, shape: &Shape, id: u64) -> flash::Result<model::report::FlashReport> {
-        let flash = Flash { disk: &self.disk, image, workers: shape.workers, watch: &Unwatched };
-        let mut prepared = flash.prepare(self.keep(shape, id))?;
-        flash.apply(&mut prepared, &Dirty::Nothing, None)
-    }
-
-    /// Puts the old disk back. `Ok(false)`: the log was never completed, so nothing was written.
-    fn undo(&self, pair: &Pair, shape: &Shape) -> flash::Result<bool> {
-        let medium = self.undo.clone().expect("an undo log");
-        let found = match Found::read(&*medium) {
-            Ok(found) => found,
-            Err(Error::Unusable { .. }) => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        let image = || Ok(pair.open());
-        let undo =
-            Undo { disk: &self.disk, medium, found: &found, image: &image, workers: shape.workers, watch: &Unwatched };
-        undo.run().map(|_| true)
-    }
-}
-
-/// What a disk is.
-#[derive(Debug, PartialEq, Eq)]
-enum Is {
-    Old,
-    New,
-    Dead,
-}
-
-fn classify(pair: &Pair, shape: &Shape, content: &[u8]) -> Is {
-    if content == pair.old {
-        Is::Old
-    } else if content == pair.expected() {
-        Is::New
-    } else if content[..shape.sector].iter().all(|&byte| byte == 0) {
-        Is::Dead
-    } else {
-        panic!("half one image and half another, and it boots");
-    }
-}
+use support::machine::{Is, Machine, classify};
+use support::{Power, Random};
 
 /// Cuts at operation `cut`, then goes both ways. Gives what the disk was after the cut, or nothing if all was done before.
 fn cut_and_recover(pair: &Pair, shape: &Shape, cut: u64, seed: u64) -> Option<Is> {

@@ -9,6 +9,8 @@ use super::Random;
 
 const CHUNK: usize = 64 << 10;
 const BLOCK: usize = 4 << 10;
+/// The folder of the store that holds the image.
+pub const FOLDER: &str = "image";
 
 /// What kind of flash.
 #[derive(Clone, Debug)]
@@ -123,6 +125,16 @@ impl Pair {
         self.packed.open()
     }
 
+    /// The image, opened through `transfer`, which may fail.
+    pub fn open_through(&self, transfer: store::Transfer) -> Result<Image, image::open::Error> {
+        Image::open(transfer, FOLDER, self.manifest().clone())
+    }
+
+    /// Where the image lies, in [`FOLDER`].
+    pub fn store(&self) -> Arc<store::Memory> {
+        self.packed.store()
+    }
+
     pub fn manifest(&self) -> &Manifest {
         self.packed.manifest()
     }
@@ -153,7 +165,7 @@ impl Pair {
 
 /// Packing with the real packer, into memory.
 mod support_pack {
-    use super::{Arc, Image, Manifest};
+    use super::{Arc, FOLDER, Image, Manifest};
 
     pub struct Packed {
         store: Arc<store::Memory>,
@@ -163,7 +175,11 @@ mod support_pack {
     impl Packed {
         pub fn open(&self) -> Image {
             let transfer = store::Transfer::new(self.store.clone());
-            Image::open(transfer, "image", self.manifest.clone()).expect("a packed image opens")
+            Image::open(transfer, FOLDER, self.manifest.clone()).expect("a packed image opens")
+        }
+
+        pub fn store(&self) -> Arc<store::Memory> {
+            self.store.clone()
         }
 
         pub fn manifest(&self) -> &Manifest {
@@ -182,7 +198,7 @@ mod support_pack {
         let store = Arc::new(store::Memory::new());
         for entry in std::fs::read_dir(&packed.folder).expect("a packed directory") {
             let entry = entry.expect("an entry");
-            let key = format!("image/{}", entry.file_name().to_string_lossy());
+            let key = format!("{FOLDER}/{}", entry.file_name().to_string_lossy());
             store::Store::put(&*store, &key, &std::fs::read(entry.path()).expect("a file")).expect("memory takes it");
         }
         Packed { store, manifest: packed.manifest }

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod images;
+pub mod machine;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,0 +1,204 @@
+//! The real engine over a store that fails in every way that stores fail, at rates up to always.
+//!
+//! Whatever the store does, the disk is the old one, the new one, or dead (sector 0 is zero), and the run ends in bounded
+//! time; once the store is well, the same flash again ends in the new disk, and an undo in the old one.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use image::Image;
+use keepstate_flash as flash;
+use store::{Clock, Failing, Fault, Policy, Store, Transfer, VirtualClock, When};
+use support::Random;
+use support::images::{FOLDER, Pair, Shape};
+use support::machine::{Is, Machine, classify};
+
+/// How long a stalled request waits.
+const STALL: Duration = Duration::from_secs(20);
+
+/// A store of one image that fails, and the time that passes on it.
+struct Bad {
+    store: Arc<Failing>,
+    clock: Arc<VirtualClock>,
+}
+
+impl Bad {
+    fn new(pair: &Pair, seed: u64) -> Self {
+        let clock = Arc::new(VirtualClock::default());
+        let store = Failing::new(pair.store(), seed).stalling(clock.clone(), STALL);
+        Self { store: Arc::new(store), clock }
+    }
+
+    fn open(&self, pair: &Pair) -> flash::Result<Image> {
+        let transfer = Transfer::with(self.store.clone(), Policy::default(), self.clock.clone());
+        Ok(pair.open_through(transfer)?)
+    }
+
+    fn flash(&self, machine: &Machine, pair: &Pair, shape: &Shape, id: u64) -> flash::Result<()> {
+        machine.flash(&self.open(pair)?, shape, id).map(drop)
+    }
+
+    /// No fault costs more than its stall and the longest wait behind it, and there is a bound on faults: an operation
+    /// is tried nine times, and a flash of a few MiB has a few hundred.
+    fn check_time(&self) {
+        let faults = self.store.injected_total();
+        let most = (STALL + Policy::default().backoff_max) * faults as u32;
+        assert!(self.clock.now() <= most, "{:?} for {faults} faults", self.clock.now());
+        assert!(faults <= 9 * 300, "{faults} faults met");
+    }
+}
+
+/// Flashes over a bad store, then goes both ways over a well one. Gives what the bad one made of the disk.
+fn flash_and_recover(pair: &Pair, shape: &Shape, bad: &Bad, name: &str) -> Is {
+    let machine = Machine::new(&pair.old, shape);
+    let result = bad.flash(&machine, pair, shape, 1);
+    bad.check_time();
+    let is = classify(pair, shape, &machine.disk.content());
+    assert_eq!(result.is_ok(), is == Is::New, "{name}: {result:?}, but the disk is {is:?}");
+
+    if shape.undo {
+        let back = machine.copy(shape);
+        // What the undo needs of the image comes from the same bad store.
+        let first = back.undo_with(&|| bad.open(pair), shape);
+        bad.check_time();
+        if !matches!(first, Ok(true)) {
+            classify(pair, shape, &back.disk.content());
+            let had_log = back.undo(pair, shape).unwrap_or_else(|error| panic!("{name}: undo: {error}"));
+            assert!(had_log || is == Is::Old, "{name}: written to without a way back");
+        }
+        assert!(back.disk.content() == pair.old, "{name}: undo ends in the old disk");
+    }
+
+    bad.store.heal();
+    bad.flash(&machine, pair, shape, 2).unwrap_or_else(|error| panic!("{name}: again: {error}"));
+    assert!(machine.disk.content() == pair.expected(), "{name}: the same again ends in the new disk");
+    if shape.undo {
+        assert!(machine.undo(pair, shape).expect("an undo"), "{name}: a finished flash can be undone");
+        assert!(machine.disk.content() == pair.old, "{name}: undo after all ends in the old disk");
+    }
+    is
+}
+
+/// Each fault alone, rare, common and always.
+#[test]
+fn every_fault_at_every_rate() {
+    let mut random = Random(5);
+    for fault in Fault::ALL {
+        let mut met = 0;
+        for rate in [0.02, 0.2, 0.6, 1.0] {
+            let shape = Shape::random(&mut random);
+            let pair = Pair::new(&shape, random.next());
+            for seed in 0..3 {
+                let bad = Bad::new(&pair, seed);
+                replay_another_image(&bad, &pair, &shape, seed);
+                bad.store.inject(fault, When::Rate(rate));
+                flash_and_recover(&pair, &shape, &bad, &format!("{fault:?} at {rate}, seed {seed}"));
+                met += bad.store.injected(fault);
+            }
+        }
+        // A silent one ends the run that meets it.
+        assert!(met >= 6, "{fault:?} was met {met} times only");
+    }
+}
+
+/// Thousands of seeds, each with another mixture of faults; `KEEPSTATE_LONG` makes it a hundred times as many.
+#[test]
+fn random_faults_of_random_flashes() {
+    let rounds = if std::env::var_os("KEEPSTATE_LONG").is_some() { 4_000 } else { 40 };
+    let mut random = Random(99);
+    let mut met = Vec::new();
+    for round in 0..rounds {
+        let shape = Shape::random(&mut random);
+        // A new pair is dear, a flash is cheap.
+        let pair = Pair::new(&shape, random.next());
+        for _ in 0..4 {
+            let seed = random.next();
+            let bad = Bad::new(&pair, seed);
+            replay_another_image(&bad, &pair, &shape, seed);
+            // From a store that hiccups to one that hardly answers.
+            let most = [0.01, 0.05, 0.3, 0.9][random.below(4) as usize];
+            for fault in Fault::ALL {
+                if random.below(3) == 0 {
+                    let rate = most * random.below(1000) as f64 / 1000.0;
+                    bad.store.inject(fault, When::Rate(rate));
+                }
+            }
+            met.push(flash_and_recover(&pair, &shape, &bad, &format!("round {round}, seed {seed}")));
+        }
+    }
+    for is in [Is::Old, Is::New, Is::Dead] {
+        assert!(met.contains(&is), "no round ended with a disk that is {is:?}");
+    }
+}
+
+/// Faults that show themselves cost time, not the flash, as long as they are not the rule.
+#[test]
+fn what_shows_itself_is_tried_again() {
+    let mut random = Random(7);
+    for fault in Fault::ALL.into_iter().filter(|fault| !fault.is_silent()) {
+        let shape = Shape::random(&mut random);
+        let pair = Pair::new(&shape, random.next());
+        for seed in 0..5 {
+            let bad = Bad::new(&pair, seed);
+            bad.store.inject(fault, When::Rate(0.05));
+            let name = format!("{fault:?}, seed {seed}");
+            assert_eq!(flash_and_recover(&pair, &shape, &bad, &name), Is::New, "{name}");
+        }
+    }
+}
+
+/// Another image's objects under this image's names, as a store gives them back that lost a write or was tampered with.
+#[test]
+fn a_replayed_old_object_is_refused() {
+    for stage in [false, true] {
+        let shape = Shape { undo: true, stage, ..Shape::default() };
+        let pair = Pair::new(&shape, 70);
+        let manifest = pair.manifest();
+        let objects =
+            [&manifest.payload.object, &manifest.chunk_table.object, &manifest.block_table.object].map(Clone::clone);
+        for object in objects {
+            let bad = Bad::new(&pair, 1);
+            replay(&bad, &pair, &Pair::new(&shape, 71), &object);
+            bad.store.inject(Fault::Replay, When::Rate(1.0));
+            let machine = Machine::new(&pair.old, &shape);
+            let error = bad.flash(&machine, &pair, &shape, 1).expect_err("refused");
+            assert!(matches!(error, flash::Error::Image(image::open::Error::Mismatch { .. })), "{object}: {error}");
+            let is = classify(&pair, &shape, &machine.disk.content());
+            // A stage is filled, and the tables are read, before the first write.
+            let is_early = stage || object != manifest.payload.object;
+            assert_eq!(is, if is_early { Is::Old } else { Is::Dead }, "{object}");
+            assert!(bad.store.injected(Fault::Replay) > 0);
+        }
+    }
+}
+
+/// Lets [`Fault::Replay`] deliver one of another image's objects, or each of them.
+fn replay_another_image(bad: &Bad, pair: &Pair, shape: &Shape, seed: u64) {
+    let old = Pair::new(&Shape { swaps: false, ..shape.clone() }, seed);
+    for table in [&pair.manifest().chunk_table.object, &pair.manifest().block_table.object] {
+        replay(bad, pair, &old, table);
+    }
+    replay(bad, pair, &old, &pair.manifest().payload.object);
+}
+
+/// Lets [`Fault::Replay`] deliver `old`'s object of this kind for `object`.
+fn replay(bad: &Bad, pair: &Pair, old: &Pair, object: &str) {
+    let (now, before) = (pair.manifest(), old.manifest());
+    let other = match object {
+        object if object == now.payload.object => &before.payload.object,
+        object if object == now.chunk_table.object => &before.chunk_table.object,
+        _ => &before.block_table.object,
+    };
+    let whole = |pair: &Pair, object: &str| {
+        let (store, key) = (pair.store(), format!("{FOLDER}/{object}"));
+        let size = store.head(&key).expect("it is there").size;
+        Transfer::new(store).get(&key, 0..size).expect("memory does not fail").to_vec()
+    };
+    let mut bytes = whole(old, other);
+    // Long enough for every range that is asked for.
+    bytes.resize(bytes.len().max(whole(pair, object).len()), 0);
+    bad.store.remember(&format!("{FOLDER}/{object}"), Bytes::from(bytes));
+}
