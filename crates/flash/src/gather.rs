@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use bytes::Bytes;
 use image::Image;
@@ -24,6 +24,9 @@ pub(crate) const JOB_BYTES: u64 = 2 << 20;
 /// Gap between wanted frames that is fetched too rather than asking twice: what a store sends in the time that one
 /// more request takes to be answered costs less than the request, but every byte counts against the fetch.
 const GAP_BYTES: u64 = 8 << 10;
+
+/// Requests to the store at once, at most: one for each thread that moves data.
+const IN_FLIGHT_MAX: usize = crate::WORKERS;
 
 /// A chunk and where its content is to be had.
 #[derive(Clone, Copy, Debug)]
@@ -125,8 +128,41 @@ impl Tools {
     }
 }
 
+/// Lets as many requests out at once as the store takes well.
+#[derive(Default)]
+pub(crate) struct Gate {
+    out: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Gate {
+    /// Runs `request` once fewer than `most` are out. `most` is asked again whenever one comes back.
+    fn pass<T>(&self, most: impl Fn() -> usize, request: impl FnOnce() -> T) -> T {
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        while *out >= most().max(1) {
+            out = self.freed.wait(out).unwrap_or_else(PoisonError::into_inner);
+        }
+        *out += 1;
+        drop(out);
+        // Also where the request panics, or everybody else would wait for ever.
+        let _back = Back(self);
+        request()
+    }
+}
+
+/// Counts a request as back.
+struct Back<'a>(&'a Gate);
+
+impl Drop for Back<'_> {
+    fn drop(&mut self) {
+        *self.0.out.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.freed.notify_all();
+    }
+}
+
 /// The parts that bringing chunks together needs.
 pub(crate) struct Gather<'a> {
+    pub(crate) gate: &'a Gate,
     pub(crate) disk: &'a dyn Disk,
     pub(crate) image: &'a Image,
     pub(crate) geometry: Geometry,
@@ -136,7 +172,8 @@ pub(crate) struct Gather<'a> {
 impl Gather<'_> {
     /// The frames of a job, still to be checked.
     pub(crate) fn fetch(&self, job: &FetchJob) -> Result<Bytes> {
-        Ok(self.counters.fetch.time(|| self.image.payload(job.range()))?)
+        let most = || self.image.transfer().in_flight(IN_FLIGHT_MAX);
+        Ok(self.counters.fetch.time(|| self.gate.pass(most, || self.image.payload(job.range())))?)
     }
 
     /// The frame of one chunk in what [`Self::fetch`] brought.

@@ -33,7 +33,7 @@ use sys::Disk;
 
 use crate::apply::Apply;
 use crate::boot_area::BootArea;
-use crate::gather::Gather;
+use crate::gather::{Gate, Gather};
 use crate::log::Event;
 use crate::prove::Counters;
 
@@ -86,6 +86,12 @@ pub struct Flash<'a> {
 }
 
 impl Flash<'_> {
+    /// Threads that are used: each has one request to the disk at a time, and a disk that is asked for more than it
+    /// queues can stall.
+    pub(crate) fn threads(&self) -> usize {
+        self.workers.min(self.disk.queue_depth()).max(1)
+    }
+
     /// Makes the disk equal to the image. `prepared` comes from [`Flash::prepare`] on the same disk and image, in this
     /// process or an earlier one.
     pub fn apply(&self, prepared: &mut Prepared, dirty: &Dirty, meanwhile: Option<Meanwhile>) -> Result<FlashReport> {
@@ -108,15 +114,16 @@ impl Flash<'_> {
         {
             undo.event(Event::Began)?;
         }
+        let gate = Gate::default();
         let apply = Apply {
-            gather: Gather { disk: self.disk, image: self.image, geometry, counters: &counters },
+            gather: Gather { gate: &gate, disk: self.disk, image: self.image, geometry, counters: &counters },
             verdicts: &prepared.verdicts,
             stage: prepared.stage(),
             index: prepared.index.as_ref(),
             boot_area: &boot_area,
             meanwhile: &meanwhile,
             watch: self.watch,
-            workers: self.workers,
+            workers: self.threads(),
         };
         apply.run()?;
         let blake3 = self.proved_digest(prepared)?;

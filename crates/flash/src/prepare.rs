@@ -13,7 +13,7 @@ use crate::apply::chunks_with_hints;
 use crate::boot_area::{self, Meanwhile};
 use crate::compare::{Compare, Compared, SEGMENT_BYTES};
 use crate::error::{Error, Result};
-use crate::gather::{FetchJobs, Gather, JOB_BYTES, Tools};
+use crate::gather::{FetchJobs, Gate, Gather, JOB_BYTES, Tools};
 use crate::geometry::Geometry;
 use crate::index::BlockIndex;
 use crate::log::{Contents, Header, Kind, Log, Purpose, Reader, Seal, State};
@@ -353,7 +353,7 @@ impl Flash<'_> {
             counters,
             watch: self.watch,
         };
-        let compared = compare.run(Compare::segments(size), &verdicts, self.workers)?;
+        let compared = compare.run(Compare::segments(size), &verdicts, self.threads())?;
         let why = format!("compared: something to keep or reuse at {useful} of {count} places");
         Ok(Examined { verdicts, index: Some(index), compared, why })
     }
@@ -387,7 +387,8 @@ impl Flash<'_> {
         counters: &Counters,
     ) -> Result<()> {
         let (geometry, verdicts) = (prepared.geometry, &prepared.verdicts);
-        let gather = Gather { disk: self.disk, image: self.image, geometry, counters };
+        let gate = Gate::default();
+        let gather = Gather { gate: &gate, disk: self.disk, image: self.image, geometry, counters };
         let held = prepared.bytes(Verdict::Staged);
         if let Some(index) = &prepared.index {
             self.find_reuse(verdicts, geometry, index, stage.or(undo).is_some())?;
@@ -401,7 +402,7 @@ impl Flash<'_> {
             self.watch.phase("fetching", prepared.bytes(Verdict::Fetch));
             let jobs = FetchJobs::new(self.image, geometry, verdicts, |_| true);
             let fetched = AtomicU64::new(0);
-            work::for_each(self.workers, jobs, Tools::new, |tools, job| {
+            work::for_each(self.threads(), jobs, Tools::new, |tools, job| {
                 gather.stage_fetched(stage, &job, tools)?;
                 job.wanted.iter().for_each(|wanted| verdicts.set(wanted.chunk, Verdict::Staged));
                 fetched.fetch_add(job.range().end - job.range().start, Ordering::Relaxed);
@@ -422,7 +423,7 @@ impl Flash<'_> {
         let groups = (0..verdicts.len()).step_by(group as usize).filter(|&first| {
             (first..(first + group).min(verdicts.len())).any(|chunk| verdicts.get(chunk) == Verdict::Reuse)
         });
-        work::for_each(self.workers, groups.map(Ok), Tools::new, |tools, first| {
+        work::for_each(self.threads(), groups.map(Ok), Tools::new, |tools, first| {
             let range = first..(first + group).min(verdicts.len());
             let mut chunks = chunks_with_hints(self.image, geometry, range)?;
             chunks.retain(|(chunk, ..)| verdicts.get(*chunk) == Verdict::Reuse);
@@ -517,7 +518,7 @@ impl Flash<'_> {
             (Dirty::Chunks(chunks), _) => Some(chunks.clone()),
             (Dirty::Everything, Some(log)) => {
                 self.watch.phase("comparing again", size);
-                Some(undo::differing(self.disk, log.medium(), geometry, self.watch, self.workers)?)
+                Some(undo::differing(self.disk, log.medium(), geometry, self.watch, self.threads())?)
             }
             (Dirty::Everything, None) => None,
         };
@@ -546,7 +547,7 @@ impl Flash<'_> {
             counters,
             watch: self.watch,
         };
-        let compared = compare.run(segments.into_iter(), &prepared.verdicts, self.workers)?;
+        let compared = compare.run(segments.into_iter(), &prepared.verdicts, self.threads())?;
         prepared.logged += compared.logged;
         self.force(&prepared.verdicts, &forced)?;
         for chunk in before {

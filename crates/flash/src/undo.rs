@@ -150,6 +150,11 @@ pub(crate) fn differing(
 }
 
 impl Undo<'_> {
+    /// As [`crate::Flash::threads`].
+    fn threads(&self) -> usize {
+        self.workers.min(self.disk.queue_depth()).max(1)
+    }
+
     /// Makes the disk equal to the old one.
     pub fn run(&self) -> Result<UndoReport> {
         let begin = Instant::now();
@@ -158,7 +163,7 @@ impl Undo<'_> {
         let read =
             if self.found.contents.header.tail { geometry.disk } else { crate::prepare::compared_size(geometry) };
         self.watch.phase("comparing", read);
-        let differing = differing(self.disk, &*self.medium, geometry, self.watch, self.workers)?;
+        let differing = differing(self.disk, &*self.medium, geometry, self.watch, self.threads())?;
         let log = Log::reopen(Arc::clone(&self.medium), &self.found.contents);
         let counters = Counters::default();
         let (mut restored, mut from_image) = (0, 0);
@@ -262,7 +267,7 @@ impl Undo<'_> {
         });
         let bytes = std::sync::atomic::AtomicU64::new(0);
         let hands = || (AlignedBuf::zeroed(geometry.chunk as usize), Prover::scratch());
-        work::for_each(self.workers, wanted, hands, |(content, scratch), record| {
+        work::for_each(self.threads(), wanted, hands, |(content, scratch), record| {
             let (chunk, old) = parse_content(&record)?;
             let range = geometry.on_disk(chunk);
             let out = &mut content[..len(&range)];
@@ -287,7 +292,7 @@ impl Undo<'_> {
         let bytes = std::sync::atomic::AtomicU64::new(0);
         let records = self.records(Kind::Digests)?;
         let hands = || (AlignedBuf::zeroed(geometry.chunk as usize), Prover::scratch());
-        work::for_each(self.workers, records, hands, |(content, scratch), record| {
+        work::for_each(self.threads(), records, hands, |(content, scratch), record| {
             let digests = parse_digests(&record, geometry)?;
             for (chunk, was) in (digests.first..).zip(&digests.digests) {
                 if !only(chunk) || logged.contains(chunk) {

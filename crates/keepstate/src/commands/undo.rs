@@ -71,8 +71,10 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<()> {
         .with_context(|| format!("undoing the flash of {}; run the same command again", target.path.display()))?;
     report.disk = target.path.display().to_string();
     progress.finish();
+    // A device that has no partitions (a loop device, unless told otherwise) says so with EINVAL.
     if disk.is_block_device()
         && let Err(error) = disk.reread_partitions()
+        && error.kind() != std::io::ErrorKind::InvalidInput
     {
         output.note(&format!("the kernel did not read the old partition table ({error}): a reboot will"));
     }

@@ -36,8 +36,9 @@ pub(crate) struct TrustArgs {
     /// A public key file; the image must be signed with one of the keys that are named
     #[arg(long, value_name = "PUB", env = "KEEPSTATE_TRUST", value_delimiter = ':')]
     pub(crate) trust: Vec<PathBuf>,
-    /// Take an image whoever made it, signed or not, expired or not; it is still checked against its own manifest
-    #[arg(long, conflicts_with = "trust")]
+    /// Take an image whoever made it, signed or not, expired or not, whatever --trust says; it is still checked against
+    /// its own manifest
+    #[arg(long)]
     pub(crate) insecure: bool,
 }
 

@@ -60,8 +60,10 @@ pub(super) fn finish(disk: &sys::RealDisk, accepted: &Accepted, target: &Target,
     if let Err(error) = accepted.record(&target.identity.key(), &manifest.name, manifest.serial, true) {
         output.note(&format!("the accepted serial could not be noted: {error}"));
     }
+    // A device that has no partitions (a loop device, unless told otherwise) says so with EINVAL.
     if disk.is_block_device()
         && let Err(error) = disk.reread_partitions()
+        && error.kind() != std::io::ErrorKind::InvalidInput
     {
         output.note(&format!("the kernel did not read the new partition table ({error}): a reboot will"));
     }
