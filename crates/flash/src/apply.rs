@@ -228,7 +228,9 @@ impl Apply<'_> {
                 (offset, data) = (sector as u64, rest);
             }
             self.prover().write(offset, data, &mut hands.scratch)?;
-            run.iter().for_each(|(chunk, _)| self.proved(*chunk));
+            for (chunk, _) in run {
+                self.proved(*chunk);
+            }
             self.watch.advance(advance);
         }
         Ok(())
@@ -339,7 +341,7 @@ impl<'a> StagedJobs<'a> {
     /// The next record that is wanted.
     fn record(&mut self) -> Result<Option<Record>> {
         let Some(reader) = &mut self.reader else { return Ok(None) };
-        while let Some(record) = reader.next()? {
+        while let Some(record) = reader.next_record()? {
             if record.kind != Kind::New {
                 continue;
             }

@@ -161,7 +161,7 @@ impl Undo<'_> {
         let geometry = self.found.geometry;
         self.check_disk()?;
         let read =
-            if self.found.contents.header.tail { geometry.disk } else { crate::prepare::compared_size(geometry) };
+            if self.found.contents.header.tail { geometry.disk } else { crate::examine::compared_size(geometry) };
         self.watch.phase("comparing", read);
         let differing = differing(self.disk, &*self.medium, geometry, self.watch, self.threads())?;
         let log = Log::reopen(Arc::clone(&self.medium), &self.found.contents);
@@ -219,9 +219,9 @@ impl Undo<'_> {
         let mut totals = (0, 0);
         for is_boot in [false, true] {
             let only = |chunk: u64| differing.contains(chunk) && boot_area.contains(chunk) == is_boot;
-            totals.0 += self.from_log(&prover, &old, &only, &sector_0)?;
+            totals.0 += self.restore_logged(&prover, &old, &only, &sector_0)?;
             if let Some(image) = &image {
-                totals.1 += self.from_image(&prover, image, &old.logged, &only, &sector_0)?;
+                totals.1 += self.restore_from_image(&prover, image, &old.logged, &only, &sector_0)?;
             }
             prover.flush()?;
         }
@@ -246,7 +246,7 @@ impl Undo<'_> {
     }
 
     /// Puts back chunks from the log; gives their bytes.
-    fn from_log(
+    fn restore_logged(
         &self,
         prover: &Prover<'_>,
         old: &OldRecords,
@@ -280,7 +280,7 @@ impl Undo<'_> {
     }
 
     /// Puts back chunks in which old disk and image are equal from the image; gives their bytes.
-    fn from_image(
+    fn restore_from_image(
         &self,
         prover: &Prover<'_>,
         image: &Image,
@@ -352,7 +352,7 @@ impl Undo<'_> {
     fn old_blake3(&self) -> Result<Option<Digest>> {
         let geometry = self.found.geometry;
         let size =
-            if self.found.contents.header.tail { geometry.disk } else { crate::prepare::compared_size(geometry) };
+            if self.found.contents.header.tail { geometry.disk } else { crate::examine::compared_size(geometry) };
         let count = size.div_ceil(SEGMENT_BYTES);
         let mut segments: Vec<Option<Digest>> = vec![None; count as usize];
         for record in self.records(Kind::Digests)? {
@@ -409,7 +409,7 @@ impl Iterator for Records<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.is_done {
-            match self.reader.next() {
+            match self.reader.next_record() {
                 Ok(Some(record)) if record.kind == self.kind => return Some(Ok(record)),
                 Ok(Some(_)) => {}
                 Ok(None) => self.is_done = true,

@@ -155,7 +155,7 @@ fn what_was_written_after_prepare_is_logged_and_overwritten() {
             let image = pair.open();
             let machine = Machine::new(&pair.old, &shape);
             let flash = Flash { disk: &machine.disk, image: &image, workers: 1, watch: &Unwatched };
-            let mut prepared = flash.prepare(machine.keep(&shape, 1)).unwrap();
+            let mut prepared = flash.prepare(&machine.keep(&shape, 1)).unwrap();
             let mut dirty = flash::ChunkSet::new(pair.old.len() as u64 / 65536);
             for _ in 0..10 {
                 let mut bytes = vec![0; 512 * (1 + random.below(20) as usize)];
@@ -188,7 +188,7 @@ fn a_sector_that_does_not_keep_what_is_written_is_named() {
         let machine = Machine::new(&pair.old, &shape);
         let image = pair.open();
         let flash = Flash { disk: &machine.disk, image: &image, workers: 1, watch: &Unwatched };
-        let mut prepared = flash.prepare(machine.keep(&shape, 1)).unwrap();
+        let mut prepared = flash.prepare(&machine.keep(&shape, 1)).unwrap();
         machine.disk.bad.lock().unwrap().insert(sector, times);
         let result = flash.apply(&mut prepared, &Dirty::Nothing, None);
         if ends_well {

@@ -38,6 +38,7 @@ pub(crate) enum ProgressMode {
 
 /// The commands; each has a file of its own under `commands/`.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one, on the stack of main")]
 pub(crate) enum Command {
     Flash(commands::flash::Args),
     Undo(commands::undo::Args),

@@ -38,7 +38,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next record; nothing at the end, which is also the first record that is not right.
-    pub fn next(&mut self) -> Result<Option<Record>> {
+    pub fn next_record(&mut self) -> Result<Option<Record>> {
         let Some(head_bytes) = self.peek(HEAD_BYTES)? else { return Ok(None) };
         let head_bytes: [u8; HEAD_BYTES] = head_bytes.try_into().expect("as many bytes as asked for");
         let Some(head) = Head::parse(&head_bytes) else { return Ok(None) };
@@ -130,7 +130,7 @@ impl Contents {
         let what = purpose.name();
         let unusable = |why: String| Error::Unusable { what, why };
         let mut reader = Reader::new(medium, purpose)?;
-        let Some(first) = reader.next()? else { return Ok(None) };
+        let Some(first) = reader.next_record()? else { return Ok(None) };
         if first.kind != Kind::Header {
             return Ok(None);
         }
@@ -156,7 +156,7 @@ impl Contents {
             end: 0,
             sequence: 0,
         };
-        while let Some(record) = reader.next()? {
+        while let Some(record) = reader.next_record()? {
             contents.take(&record, chunks, what)?;
         }
         contents.end = reader.offset();

@@ -13,6 +13,7 @@ const BLOCK: usize = 4 << 10;
 pub const FOLDER: &str = "image";
 
 /// What kind of flash.
+#[allow(clippy::struct_excessive_bools, reason = "each is a case that is on or off")]
 #[derive(Clone, Debug)]
 pub struct Shape {
     pub sector: usize,

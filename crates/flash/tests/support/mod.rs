@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use sys::{Disk, Medium};
 
-/// Deterministic random numbers (SplitMix64).
+/// Deterministic random numbers (`SplitMix64`).
 #[derive(Clone, Debug)]
 pub struct Random(pub u64);
 

@@ -16,7 +16,7 @@ use crate::output::Output;
 pub(crate) fn run(command: Command, output: &Output) -> Result<()> {
     match command {
         Command::Flash(args) => flash::run(args, output),
-        Command::Undo(args) => undo::run(args, output),
+        Command::Undo(args) => undo::run(&args, output),
         Command::Image(args) => image::run(args, output),
         Command::Key(args) => key::run(args, output),
         Command::Store(args) => store::run(args, output),

@@ -40,7 +40,7 @@ pub(crate) struct Args {
     yes: bool,
 }
 
-pub(crate) fn run(args: Args, output: &Output) -> Result<()> {
+pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
     let medium = space::undo_existing(&args.log)?;
     let found = Found::read(&*medium).with_context(|| format!("reading the undo log {}", args.log))?;
     let mut target = Target::find(&args.disk)?;

@@ -66,7 +66,7 @@ pub(super) struct ApplyArgs {
     yes: bool,
 }
 
-pub(super) fn prepare(args: PrepareArgs, output: &Output) -> Result<()> {
+pub(super) fn prepare(args: &PrepareArgs, output: &Output) -> Result<()> {
     if args.keep.stage.is_none() {
         return Err(WrongUsage("where is what is missing to be staged? Name a directory with --stage".into()).into());
     }
@@ -78,13 +78,13 @@ pub(super) fn prepare(args: PrepareArgs, output: &Output) -> Result<()> {
     let progress = output.progress();
     let watcher = Watcher::new(&progress, args.keep.bandwidth);
     let flash = Flash { disk: &disk, image: &opened.image, workers: flash::WORKERS, watch: &watcher };
-    let prepared = flash.prepare(whole::keep(&args.keep, &target, &opened)?)?;
+    let prepared = flash.prepare(&whole::keep(&args.keep, &target, &opened)?)?;
     progress.finish();
     let plan = prepared.plan();
     output.print(&plan, || show::plan(&name, &target.path.display().to_string(), &plan))
 }
 
-pub(super) fn apply(args: ApplyArgs, output: &Output) -> Result<()> {
+pub(super) fn apply(args: &ApplyArgs, output: &Output) -> Result<()> {
     let opened = open_packed(&args.stage, &args.trust.open()?)
         .context("the stage does not hold a prepared image: run `keepstate flash prepare` first")?;
     let mut target = Target::find(&args.disk)?;

@@ -117,9 +117,9 @@ pub(crate) struct KeepArgs {
 
 pub(crate) fn run(args: Args, output: &Output) -> Result<()> {
     match (args.half, args.image, args.disk) {
-        (Some(Half::Prepare(args)), ..) => half::prepare(args, output),
-        (Some(Half::Apply(args)), ..) => half::apply(args, output),
-        (None, Some(image), Some(disk)) => whole::run(&image, &disk, args.whole, output),
+        (Some(Half::Prepare(args)), ..) => half::prepare(&args, output),
+        (Some(Half::Apply(args)), ..) => half::apply(&args, output),
+        (None, Some(image), Some(disk)) => whole::run(&image, &disk, &args.whole, output),
         // The parser has asked for both.
         (None, ..) => Err(WrongUsage("name an image and a disk: keepstate flash IMAGE DISK".into()).into()),
     }

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use flash::target::{Demands, DiskName, Kind, Target};
 use flash::{Dirty, Flash, Keep};
+use image::Reference;
 use image::accepted::Accepted;
 
 use super::source::Opened;
@@ -11,9 +12,9 @@ use crate::confirm;
 use crate::output::Output;
 use crate::watcher::Watcher;
 
-pub(super) fn run(image: &str, disk: &DiskName, args: WholeArgs, output: &Output) -> Result<()> {
+pub(super) fn run(image: &str, disk: &DiskName, args: &WholeArgs, output: &Output) -> Result<()> {
     let opened = args.source.open(image)?;
-    if args.source.sha256.is_none() && image.ends_with(".lz4") {
+    if args.source.sha256.is_none() && matches!(image.parse(), Ok(Reference::Bare(_))) {
         output.note("a bare .lz4 without --sha256: it is not proved that this is what was published, only that it arrived whole");
     }
     let mut target = Target::find(disk)?;
@@ -25,7 +26,7 @@ pub(super) fn run(image: &str, disk: &DiskName, args: WholeArgs, output: &Output
     let manifest = opened.image.manifest();
     let name = format!("{}@{}", manifest.name, manifest.version);
     if args.plan {
-        return plan(&args, &opened, &target, &name, output);
+        return plan(args, &opened, &target, &name, output);
     }
     let accepted = Accepted::new(crate::context::accepted_path()?);
     if !args.disk.allow_older {
@@ -44,7 +45,7 @@ pub(super) fn run(image: &str, disk: &DiskName, args: WholeArgs, output: &Output
     let progress = output.progress();
     let watcher = Watcher::new(&progress, args.keep.bandwidth);
     let flash = Flash { disk: &disk, image: &opened.image, workers: flash::WORKERS, watch: &watcher };
-    let mut prepared = flash.prepare(keep(&args.keep, &target, &opened)?)?;
+    let mut prepared = flash.prepare(&keep(&args.keep, &target, &opened)?)?;
     let mut report = flash.apply(&mut prepared, &Dirty::Nothing, None).with_context(|| {
         format!("flashing {}; it does not boot now, run the same command again to finish", target.path.display())
     })?;

@@ -1,0 +1,108 @@
+//! What a flash would do and how long it would take, without doing it.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use image::Image;
+use model::report::FlashPlan;
+
+use crate::Flash;
+use crate::boot_area::Meanwhile;
+use crate::error::Result;
+use crate::examine::{Examined, take_all};
+use crate::gather::FetchJobs;
+use crate::geometry::Geometry;
+use crate::prove::Counters;
+use crate::verdict::{Verdict, Verdicts};
+
+/// What a flash would keep, for predicting it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Intent {
+    /// There would be an undo log.
+    pub undo: bool,
+    /// The old data behind the image's end would be logged too.
+    pub tail: bool,
+    /// There would be a stage.
+    pub stage: bool,
+}
+
+impl Flash<'_> {
+    /// What a flash would do. Writes nothing, anywhere.
+    pub fn plan(&self, intent: Intent) -> Result<FlashPlan> {
+        let begin = Instant::now();
+        let geometry = self.geometry()?;
+        let counters = Counters::default();
+        let forced = Self::forced(geometry, &Meanwhile::nothing(self.disk)?);
+        let must_compare = intent.undo || intent.stage;
+        let examined = self.examine(geometry, None, &forced, must_compare, intent.tail, &counters)?;
+        let Examined { verdicts, index, why, .. } = examined;
+        self.force(&verdicts, &forced)?;
+        if let Some(index) = &index {
+            self.find_reuse(&verdicts, geometry, index, must_compare)?;
+        }
+        let compare_seconds = begin.elapsed().as_secs_f64();
+        // No disk is written to find out how fast it writes: it is taken to write as fast as it reads.
+        let read = counters.read.load(Ordering::Relaxed).max(1);
+        let disk_rate = read as f64 / compare_seconds.max(1e-3);
+        predict(self.image, &verdicts, intent, compare_seconds, disk_rate, why)
+    }
+}
+
+/// What a flash onto a disk that is still to be made (a missing file) would do.
+pub fn plan_for_nothing(image: &Image, intent: Intent) -> Result<FlashPlan> {
+    /// What is not there has no rate; a common cloud volume's.
+    const BYTES_PER_SECOND: f64 = 160.0 * 1024.0 * 1024.0;
+    let verdicts = Verdicts::unknown(image.manifest().chunk_count());
+    take_all(image, &verdicts)?;
+    predict(image, &verdicts, intent, 0.0, BYTES_PER_SECOND, "not compared: the disk is still to be made".into())
+}
+
+/// Adds up verdicts, and predicts from one request's rate and the disk's how long they will take.
+fn predict(
+    image: &Image,
+    verdicts: &Verdicts,
+    intent: Intent,
+    compare_seconds: f64,
+    disk_rate: f64,
+    compare: String,
+) -> Result<FlashPlan> {
+    let manifest = image.manifest();
+    let geometry =
+        Geometry { disk: manifest.disk_size, image: manifest.disk_size, chunk: u64::from(manifest.chunk_size) };
+    let mut fetch_compressed = 0;
+    let mut sampled = None;
+    for job in FetchJobs::new(image, geometry, verdicts, |_| true) {
+        let range = job?.range();
+        let size = range.end - range.start;
+        fetch_compressed += size;
+        if sampled.is_none() {
+            let begin = Instant::now();
+            image.payload(range)?;
+            sampled = Some(size as f64 / begin.elapsed().as_secs_f64().max(1e-6));
+        }
+    }
+    let bytes = |wanted: Verdict| verdicts.bytes(geometry, |verdict| verdict == wanted);
+    let (equal, zero, fetch) = (bytes(Verdict::Equal), bytes(Verdict::Zero), bytes(Verdict::Fetch));
+    let write = geometry.image - equal;
+    // Requests go out side by side; what one alone reached is a lower bound of what they reach together.
+    let fetch_seconds = sampled.map_or(0.0, |rate| fetch_compressed as f64 / rate);
+    let write_seconds = (write - zero) as f64 / disk_rate;
+    let (prepare_seconds, apply_seconds) = if intent.stage {
+        (compare_seconds + fetch_seconds, write_seconds)
+    } else {
+        (compare_seconds, fetch_seconds.max(write_seconds))
+    };
+    Ok(FlashPlan {
+        image: geometry.image,
+        equal,
+        zero,
+        reuse: write - zero - fetch,
+        fetch,
+        fetch_compressed,
+        write,
+        log: if intent.undo { write } else { 0 },
+        prepare_seconds,
+        apply_seconds,
+        compare,
+    })
+}

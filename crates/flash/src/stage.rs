@@ -1,0 +1,74 @@
+//! Filling the stage: what the disk has elsewhere, and what has to be fetched.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::apply::chunks_with_hints;
+use crate::error::Result;
+use crate::gather::{FetchJobs, Gate, Gather, JOB_BYTES, Tools};
+use crate::index::BlockIndex;
+use crate::log::{Log, Seal};
+use crate::prepare::Prepared;
+use crate::prove::Counters;
+use crate::verdict::{Verdict, Verdicts};
+use crate::{Flash, work};
+
+impl Flash<'_> {
+    /// Stages what the disk has elsewhere, and with a stage of its own also what has to be fetched.
+    pub(crate) fn stage(
+        &self,
+        prepared: &mut Prepared,
+        stage: Option<&Log>,
+        undo: Option<&Log>,
+        counters: &Counters,
+    ) -> Result<()> {
+        let (geometry, verdicts) = (prepared.geometry, &prepared.verdicts);
+        let gate = Gate::default();
+        let gather = Gather { gate: &gate, disk: self.disk, image: self.image, geometry, counters };
+        let held = prepared.bytes(Verdict::Staged);
+        if let Some(index) = &prepared.index {
+            self.find_reuse(verdicts, geometry, index, stage.or(undo).is_some())?;
+            if let Some(log) = stage.or(undo) {
+                self.watch.phase("reusing", prepared.bytes(Verdict::Reuse));
+                self.stage_reused(&gather, log, index, verdicts)?;
+            }
+        }
+        let reused = prepared.bytes(Verdict::Staged) - held;
+        if let Some(stage) = stage {
+            self.watch.phase("fetching", prepared.bytes(Verdict::Fetch));
+            let jobs = FetchJobs::new(self.image, geometry, verdicts, |_| true);
+            let fetched = AtomicU64::new(0);
+            work::for_each(self.threads(), jobs, Tools::new, |tools, job| {
+                gather.stage_fetched(stage, &job, tools)?;
+                job.wanted.iter().for_each(|wanted| verdicts.set(wanted.chunk, Verdict::Staged));
+                fetched.fetch_add(job.range().end - job.range().start, Ordering::Relaxed);
+                self.watch.advance(job.wanted.len() as u64 * geometry.chunk);
+                Ok(())
+            })?;
+            stage.append_verdicts(verdicts)?;
+            stage.seal(&Seal { old_blake3: None, old_size: 0 })?;
+            prepared.fetched = fetched.into_inner();
+        }
+        prepared.staged_reused = reused;
+        Ok(())
+    }
+
+    fn stage_reused(&self, gather: &Gather<'_>, log: &Log, index: &BlockIndex, verdicts: &Verdicts) -> Result<()> {
+        let geometry = gather.geometry;
+        let group = JOB_BYTES / geometry.chunk;
+        let groups = (0..verdicts.len()).step_by(group as usize).filter(|&first| {
+            (first..(first + group).min(verdicts.len())).any(|chunk| verdicts.get(chunk) == Verdict::Reuse)
+        });
+        work::for_each(self.threads(), groups.map(Ok), Tools::new, |tools, first| {
+            let range = first..(first + group).min(verdicts.len());
+            let mut chunks = chunks_with_hints(self.image, geometry, range)?;
+            chunks.retain(|(chunk, ..)| verdicts.get(*chunk) == Verdict::Reuse);
+            let done = gather.stage_reused(log, index, &chunks, tools)?;
+            for (chunk, ..) in &chunks {
+                // What did not come out right is fetched.
+                verdicts.set(*chunk, if done.contains(chunk) { Verdict::Staged } else { Verdict::Fetch });
+            }
+            self.watch.advance(chunks.len() as u64 * geometry.chunk);
+            Ok(())
+        })
+    }
+}
