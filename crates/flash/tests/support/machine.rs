@@ -62,7 +62,7 @@ impl Machine {
 
     pub fn flash(&self, image: &Image, shape: &Shape, id: u64) -> flash::Result<model::report::FlashReport> {
         let flash = Flash { disk: &self.disk, image, workers: shape.workers, watch: &Unwatched };
-        let mut prepared = flash.prepare(self.keep(shape, id))?;
+        let mut prepared = flash.prepare(&self.keep(shape, id))?;
         flash.apply(&mut prepared, &Dirty::Nothing, None)
     }
 
