@@ -129,17 +129,17 @@ impl Phase {
             return;
         }
         self.said = Instant::now();
-        let rate = self.done as f64 / self.begun.elapsed().as_secs_f64().max(1e-9);
-        let left = (rate > 0.0).then(|| (self.total - self.done) as f64 / rate);
+        let millis = self.begun.elapsed().as_millis().max(1);
+        let rate = (u128::from(self.done) * 1000 / millis) as u64;
+        let left = (rate > 0).then(|| (self.total - self.done) / rate.max(1));
         if how == How::Events {
             let (name, done, bytes) = (self.name, self.done, self.total);
-            let seconds_left = left.map(|left| left as u64);
-            say_event(&Event::Progress { name, done, bytes, bytes_per_second: rate as u64, seconds_left });
+            say_event(&Event::Progress { name, done, bytes, bytes_per_second: rate, seconds_left: left });
         } else {
             let left =
-                left.map_or_else(|| "unknown".into(), |left| HumanDuration(Duration::from_secs_f64(left)).to_string());
+                left.map_or_else(|| "unknown".into(), |left| HumanDuration(Duration::from_secs(left)).to_string());
             let (done, total) = (HumanBytes(self.done), HumanBytes(self.total));
-            say(&format!("{}: {done} of {total}, {}/s, {left} left", self.name, HumanBytes(rate as u64)));
+            say(&format!("{}: {done} of {total}, {}/s, {left} left", self.name, HumanBytes(rate)));
         }
     }
 }
