@@ -60,7 +60,7 @@ fn kill(room: &Room, line: &str, writing: bool, wait: Duration) -> bool {
         }
     });
     if writing {
-        let _ = begins.recv_timeout(Duration::from_secs(60));
+        let _ = begins.recv_timeout(Duration::from_mins(1));
     }
     thread::sleep(wait);
     child.kill().expect("our own child");

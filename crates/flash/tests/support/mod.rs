@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub)]
 
+pub mod computed;
 pub mod images;
 pub mod machine;
 

@@ -77,7 +77,7 @@ impl Room {
     }
 }
 
-/// Bytes that do not compress, the same for the same seed (SplitMix64's numbers).
+/// Bytes that do not compress, the same for the same seed (`SplitMix64`).
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut random = Random(seed);
     let mut bytes = vec![0; length];
