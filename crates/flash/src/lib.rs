@@ -110,6 +110,14 @@ impl Flash<'_> {
             None => Meanwhile::nothing(self.disk)?,
         };
         self.take_dirty(prepared, dirty, &meanwhile, &counters)?;
+        let gate = Gate::default();
+        let gather = Gather { gate: &gate, disk: self.disk, image: self.image, geometry, counters: &counters };
+        if let Some(stage) = &prepared.stage
+            && prepared.verdicts.iter().any(|(_, verdict)| verdict == Verdict::Fetch)
+        {
+            // A stage means that nothing is fetched any more once the disk is written to.
+            prepared.fetched += self.stage_fetched(&gather, stage, &prepared.verdicts)?;
+        }
         let compare_seconds = begin.elapsed().as_secs_f64();
         let boot_area = BootArea::of_image(geometry, &self.image.manifest().boot_area);
         let to_write: u64 = prepared.verdicts.bytes(geometry, |verdict| verdict != Verdict::Equal);
@@ -121,9 +129,8 @@ impl Flash<'_> {
         {
             undo.event(Event::Began)?;
         }
-        let gate = Gate::default();
         let apply = Apply {
-            gather: Gather { gate: &gate, disk: self.disk, image: self.image, geometry, counters: &counters },
+            gather,
             verdicts: &prepared.verdicts,
             stage: prepared.stage(),
             index: prepared.index.as_ref(),

@@ -34,22 +34,28 @@ impl Flash<'_> {
         }
         let reused = prepared.bytes(Verdict::Staged) - held;
         if let Some(stage) = stage {
-            self.watch.phase("fetching", prepared.bytes(Verdict::Fetch));
-            let jobs = FetchJobs::new(self.image, geometry, verdicts, |_| true);
-            let fetched = AtomicU64::new(0);
-            work::for_each(self.threads(), jobs, Tools::new, |tools, job| {
-                gather.stage_fetched(stage, &job, tools)?;
-                job.wanted.iter().for_each(|wanted| verdicts.set(wanted.chunk, Verdict::Staged));
-                fetched.fetch_add(job.range().end - job.range().start, Ordering::Relaxed);
-                self.watch.advance(job.wanted.len() as u64 * geometry.chunk);
-                Ok(())
-            })?;
-            stage.append_verdicts(verdicts)?;
-            stage.seal(&Seal { old_blake3: None, old_size: 0 })?;
-            prepared.fetched = fetched.into_inner();
+            prepared.fetched = self.stage_fetched(&gather, stage, verdicts)?;
         }
         prepared.staged_reused = reused;
         Ok(())
+    }
+
+    /// Fetches whatever is still to be fetched into the stage, and completes it. Gives the compressed bytes.
+    pub(crate) fn stage_fetched(&self, gather: &Gather<'_>, stage: &Log, verdicts: &Verdicts) -> Result<u64> {
+        let geometry = gather.geometry;
+        self.watch.phase("fetching", verdicts.bytes(geometry, |verdict| verdict == Verdict::Fetch));
+        let fetched = AtomicU64::new(0);
+        let jobs = FetchJobs::new(self.image, geometry, verdicts, |_| true);
+        work::for_each(self.threads(), jobs, Tools::new, |tools, job| {
+            gather.stage_fetched(stage, &job, tools)?;
+            job.wanted.iter().for_each(|wanted| verdicts.set(wanted.chunk, Verdict::Staged));
+            fetched.fetch_add(job.range().end - job.range().start, Ordering::Relaxed);
+            self.watch.advance(job.wanted.len() as u64 * geometry.chunk);
+            Ok(())
+        })?;
+        stage.append_verdicts(verdicts)?;
+        stage.seal(&Seal { old_blake3: None, old_size: 0 })?;
+        Ok(fetched.into_inner())
     }
 
     fn stage_reused(&self, gather: &Gather<'_>, log: &Log, index: &BlockIndex, verdicts: &Verdicts) -> Result<()> {

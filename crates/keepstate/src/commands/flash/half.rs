@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use flash::log::{Contents, Purpose};
 use flash::target::{DiskName, Target};
 use flash::{ChunkSet, Dirty, Flash, Keep};
 use image::accepted::Accepted;
 
-use super::source::{ImageArgs, TrustArgs, open_packed};
+use super::source::{ImageArgs, TrustArgs, open_stage};
 use super::{DiskArgs, KeepArgs, show, space, whole};
 use crate::confirm;
 use crate::exit::WrongUsage;
@@ -85,15 +86,19 @@ pub(super) fn prepare(args: &PrepareArgs, output: &Output) -> Result<()> {
 }
 
 pub(super) fn apply(args: &ApplyArgs, output: &Output) -> Result<()> {
-    let opened = open_packed(&args.stage, &args.trust.open()?)
-        .context("the stage does not hold a prepared image: run `keepstate flash prepare` first")?;
+    let stage = space::stage_existing(&args.stage)?;
+    let contents = Contents::read(&*stage.medium, Purpose::Stage)?.ok_or_else(|| flash::Error::Unusable {
+        what: "stage",
+        why: "it is empty; run `keepstate flash prepare` first".into(),
+    })?;
+    let opened = open_stage(&args.stage, &contents.header.image_from, &args.trust.open()?)?;
     let mut target = Target::find(&args.disk)?;
     let demands = whole::demands(&args.allow, &opened);
     target.check(&demands)?;
     let keep = Keep {
         undo: args.undo.as_deref().map(space::undo).transpose()?,
         tail: args.undo_tail,
-        stage: Some(space::stage(&args.stage)?),
+        stage: Some(stage),
         disk_key: target.identity.key(),
         image_from: opened.from.clone(),
     };

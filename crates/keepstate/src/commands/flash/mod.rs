@@ -4,6 +4,7 @@ mod half;
 pub(crate) mod show;
 pub(crate) mod source;
 pub(crate) mod space;
+mod staged;
 mod whole;
 
 use std::path::PathBuf;

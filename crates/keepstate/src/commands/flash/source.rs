@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use model::name::NameError;
 use store::{Local, Store, Transfer};
 
+use super::staged::Staged;
 use crate::context::StoreArgs;
 use crate::exit::WrongUsage;
 
@@ -133,9 +134,18 @@ impl ImageArgs {
     }
 }
 
-/// Opens a directory that `image pack` made, or a stage that holds all but the payload.
-pub(crate) fn open_packed(path: &Path, trust: &Trust) -> Result<Opened> {
+/// Opens a directory that `image pack` made.
+fn open_packed(path: &Path, trust: &Trust) -> Result<Opened> {
     let (transfer, checked) = repository::packed(path, trust, Timestamp::now())?;
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
     Opened::new(transfer, absolute.display().to_string(), &checked)
+}
+
+/// Opens the image whose documents a stage holds. What the stage lacks is asked for where the image came from.
+pub(crate) fn open_stage(path: &Path, from: &(String, String), trust: &Trust) -> Result<Opened> {
+    let (_, checked) = repository::packed(path, trust, Timestamp::now())?;
+    let stage = Staged { stage: Local::new(path), from: from.clone() };
+    let mut opened = Opened::new(Transfer::new(Arc::new(stage)), path.display().to_string(), &checked)?;
+    opened.from.clone_from(from);
+    Ok(opened)
 }

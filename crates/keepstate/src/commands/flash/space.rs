@@ -48,6 +48,19 @@ pub(crate) fn stage(directory: &Path) -> Result<Space> {
     space(medium.with_context(|| format!("opening the stage {}", path.display()))?)
 }
 
+/// Opens a stage that has to be there.
+pub(crate) fn stage_existing(directory: &Path) -> Result<Space> {
+    let path = directory.join(STAGE_CONTENT);
+    let medium = MediumFile::open(&path, Access::Write).with_context(|| {
+        format!(
+            "opening the stage {}: `keepstate flash prepare --stage {}` makes one",
+            path.display(),
+            directory.display()
+        )
+    })?;
+    space(medium)
+}
+
 fn space(medium: MediumFile) -> Result<Space> {
     let mut id = [0; 8];
     fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut id)).context("reading /dev/urandom")?;
