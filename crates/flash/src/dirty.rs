@@ -7,7 +7,7 @@ use crate::examine::compared_size;
 use crate::log::Seal;
 use crate::prepare::Prepared;
 use crate::prove::Counters;
-use crate::verdict::Verdict;
+use crate::verdict::{ChunkSet, Verdict};
 use crate::{Dirty, Flash, undo};
 
 impl Flash<'_> {
@@ -26,29 +26,8 @@ impl Flash<'_> {
         let chunks_a_segment = SEGMENT_BYTES / geometry.chunk;
         let size = if prepared.tail { geometry.disk } else { compared_size(geometry) };
         let all = Compare::segments(size);
-        let changed = match (dirty, log) {
-            (Dirty::Nothing, _) => return Ok(()),
-            (Dirty::Chunks(chunks), _) => Some(chunks.clone()),
-            (Dirty::Everything, Some(log)) => {
-                self.watch.phase("comparing again", size);
-                Some(undo::differing(self.disk, log.medium(), geometry, self.watch, self.threads())?)
-            }
-            (Dirty::Everything, None) => None,
-        };
-        let segments: Vec<u64> = match changed {
-            Some(chunks) => {
-                let mut segments: Vec<u64> = chunks.iter().map(|chunk| chunk / chunks_a_segment).collect();
-                segments.dedup();
-                segments.retain(|segment| all.contains(segment));
-                segments
-            }
-            None => all.collect(),
-        };
-        let before: Vec<u64> =
-            prepared.verdicts.iter().filter(|(_, v)| *v == Verdict::Staged).map(|(chunk, _)| chunk).collect();
         let forced = Self::forced(geometry, meanwhile);
-        self.watch.phase("reading what changed", segments.len() as u64 * SEGMENT_BYTES);
-        let compare = Compare {
+        let compare = |log| Compare {
             disk: self.disk,
             image: self.image,
             geometry,
@@ -60,10 +39,31 @@ impl Flash<'_> {
             counters,
             watch: self.watch,
         };
-        let compared = compare.run(segments.into_iter(), &prepared.verdicts, self.threads())?;
+        let staged: Vec<u64> =
+            prepared.verdicts.iter().filter(|(_, v)| *v == Verdict::Staged).map(|(chunk, _)| chunk).collect();
+        let changed = match dirty {
+            Dirty::Nothing => return Ok(()),
+            Dirty::Chunks(chunks) => chunks.clone(),
+            Dirty::Everything => {
+                // Against the image, because no verdict is believed; and against the log, to log only what it lacks.
+                // These are two questions: an apply that failed before the first write has answered the second only.
+                self.watch.phase("comparing again", size);
+                compare(None).run(all.clone(), &prepared.verdicts, self.threads())?;
+                match log {
+                    Some(log) => undo::differing(self.disk, log.medium(), geometry, self.watch, self.threads())?,
+                    None => ChunkSet::default(),
+                }
+            }
+        };
+        let mut segments: Vec<u64> = changed.iter().map(|chunk| chunk / chunks_a_segment).collect();
+        segments.dedup();
+        // Behind the image only what was logged can have been changed by us, or be put back.
+        segments.retain(|segment| all.contains(segment));
+        self.watch.phase("reading what changed", segments.len() as u64 * SEGMENT_BYTES);
+        let compared = compare(log).run(segments.into_iter(), &prepared.verdicts, self.threads())?;
         prepared.logged += compared.logged;
         self.force(&prepared.verdicts, &forced)?;
-        for chunk in before {
+        for chunk in staged {
             // Staged content is the image's, whatever became of the disk.
             if prepared.verdicts.get(chunk) == Verdict::Fetch {
                 prepared.verdicts.set(chunk, Verdict::Staged);
