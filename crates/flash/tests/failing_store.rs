@@ -91,9 +91,10 @@ fn every_fault_at_every_rate() {
         for rate in [0.02, 0.2, 0.6, 1.0] {
             let shape = Shape::random(&mut random);
             let pair = Pair::new(&shape, random.next());
+            let another = Pair::new(&shape, random.next());
             for seed in 0..3 {
                 let bad = Bad::new(&pair, seed);
-                replay_another_image(&bad, &pair, &shape, seed);
+                replay_another_image(&bad, &pair, &another);
                 bad.store.inject(fault, When::Rate(rate));
                 flash_and_recover(&pair, &shape, &bad, &format!("{fault:?} at {rate}, seed {seed}"));
                 met += bad.store.injected(fault);
@@ -114,15 +115,16 @@ fn random_faults_of_random_flashes() {
         let shape = Shape::random(&mut random);
         // A new pair is dear, a flash is cheap.
         let pair = Pair::new(&shape, random.next());
+        let another = Pair::new(&shape, random.next());
         for _ in 0..4 {
             let seed = random.next();
             let bad = Bad::new(&pair, seed);
-            replay_another_image(&bad, &pair, &shape, seed);
+            replay_another_image(&bad, &pair, &another);
             // From a store that hiccups to one that hardly answers.
             let most = [0.01, 0.05, 0.3, 0.9][random.below(4) as usize];
             for fault in Fault::ALL {
                 if random.below(3) == 0 {
-                    let rate = most * random.below(1000) as f64 / 1000.0;
+                    let rate = most * f64::from(random.below(1000) as u32) / 1000.0;
                     bad.store.inject(fault, When::Rate(rate));
                 }
             }
@@ -175,13 +177,12 @@ fn a_replayed_old_object_is_refused() {
     }
 }
 
-/// Lets [`Fault::Replay`] deliver one of another image's objects, or each of them.
-fn replay_another_image(bad: &Bad, pair: &Pair, shape: &Shape, seed: u64) {
-    let old = Pair::new(&Shape { swaps: false, ..shape.clone() }, seed);
-    for table in [&pair.manifest().chunk_table.object, &pair.manifest().block_table.object] {
-        replay(bad, pair, &old, table);
+/// Lets [`Fault::Replay`] deliver another image's objects.
+fn replay_another_image(bad: &Bad, pair: &Pair, another: &Pair) {
+    let manifest = pair.manifest();
+    for object in [&manifest.payload.object, &manifest.chunk_table.object, &manifest.block_table.object] {
+        replay(bad, pair, another, object);
     }
-    replay(bad, pair, &old, &pair.manifest().payload.object);
 }
 
 /// Lets [`Fault::Replay`] deliver `old`'s object of this kind for `object`.

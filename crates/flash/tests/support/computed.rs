@@ -47,6 +47,8 @@ pub struct ComputedDisk {
     chunks: Vec<AtomicU8>,
     others: Mutex<HashMap<u64, Vec<u8>>>,
     pub zeroes: bool,
+    /// Whether [`Disk::zero`] says no although it was announced.
+    pub refuses_zeroing: bool,
     pub queue_depth: usize,
     in_flight: AtomicUsize,
     /// The most requests that were in flight at once.
@@ -62,6 +64,7 @@ impl ComputedDisk {
             chunks: (0..size.div_ceil(CHUNK)).map(|_| AtomicU8::new(Is::Old as u8)).collect(),
             others: Mutex::default(),
             zeroes: true,
+            refuses_zeroing: false,
             queue_depth: 8,
             in_flight: AtomicUsize::new(0),
             in_flight_most: AtomicUsize::new(0),
@@ -135,6 +138,17 @@ impl ComputedDisk {
         result
     }
 
+    /// Whether the first `size` bytes are what they were.
+    pub fn is_old(&self, size: u64) -> bool {
+        let (mut have, mut want) = (vec![0; CHUNK as usize], vec![0; CHUNK as usize]);
+        (0..size.div_ceil(CHUNK)).all(|chunk| {
+            let length = CHUNK.min(size - chunk * CHUNK) as usize;
+            self.read_chunk(chunk, chunk * CHUNK, &mut have[..length]);
+            (self.old)(chunk * CHUNK, &mut want[..length]);
+            have[..length] == want[..length]
+        })
+    }
+
     /// Chunks of the first `size` bytes that do not hold the new content.
     pub fn differing(&self, size: u64) -> Vec<u64> {
         let (mut have, mut want) = (vec![0; CHUNK as usize], vec![0; CHUNK as usize]);
@@ -189,12 +203,13 @@ impl Disk for ComputedDisk {
     }
 
     fn zero(&self, offset: u64, length: u64) -> io::Result<bool> {
-        if self.zeroes {
+        let zeroes = self.zeroes && !self.refuses_zeroing;
+        if zeroes {
             for (chunk, range) in Self::parts(offset, length) {
                 self.write_chunk(chunk, offset + range.start as u64, &vec![0; range.len()]);
             }
         }
-        Ok(self.zeroes)
+        Ok(zeroes)
     }
 
     fn zeroes_itself(&self) -> bool {
@@ -348,7 +363,7 @@ pub fn dense_image(folder: &Path, size: u64, new: Content) -> Image {
         }
         // See `image::table`: a bit a chunk, the frames' lengths, the digests; no runs of zeros.
         let mut bytes = vec![0xff; count / 8];
-        if count % 8 > 0 {
+        if !count.is_multiple_of(8) {
             bytes.push((1 << (count % 8)) - 1);
         }
         bytes.extend((0..count).flat_map(|_| (FRAME as u32).to_le_bytes()));

@@ -71,7 +71,7 @@ pub struct Pair {
     pub old: Vec<u8>,
     new: Vec<u8>,
     sector: usize,
-    packed: support_pack::Packed,
+    packed: packed::Packed,
 }
 
 impl Pair {
@@ -117,7 +117,7 @@ impl Pair {
             disk[shape.sector..shape.sector + 8].copy_from_slice(b"EFI PART");
             disk[end - shape.sector..end - shape.sector + 8].copy_from_slice(b"EFI PART");
         }
-        let packed = support_pack::pack(&new, shape.sector);
+        let packed = packed::pack(&new, shape.sector);
         Self { old, new, sector: shape.sector, packed }
     }
 
@@ -165,7 +165,7 @@ impl Pair {
 }
 
 /// Packing with the real packer, into memory.
-mod support_pack {
+pub mod packed {
     use super::{Arc, FOLDER, Image, Manifest};
 
     pub struct Packed {
@@ -189,13 +189,16 @@ mod support_pack {
     }
 
     pub fn pack(disk: &[u8], sector: usize) -> Packed {
+        pack_from(&mut Disk { rest: disk.to_vec() }, sector)
+    }
+
+    pub fn pack_from(source: &mut dyn image::source::Source, sector: usize) -> Packed {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let created = jiff::Timestamp::UNIX_EPOCH;
         let mut options = image::pack::Options::new("sim", "1", 1, created);
         options.sector_size = Some(sector as u32);
         options.level = 1;
-        let mut source = Disk { rest: disk.to_vec() };
-        let packed = image::pack::pack(&mut source, &options, folder.path(), false, None, &|_, _| {}).expect("packs");
+        let packed = image::pack::pack(source, &options, folder.path(), false, None, &|_, _| {}).expect("packs");
         let store = Arc::new(store::Memory::new());
         for entry in std::fs::read_dir(&packed.folder).expect("a packed directory") {
             let entry = entry.expect("an entry");
