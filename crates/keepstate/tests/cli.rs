@@ -185,7 +185,7 @@ fn a_damaged_image_never_reaches_the_disk_and_says_what_to_do() {
     room.bad(
         "flash out/sim@1 disk.raw --trust ci.pub --undo undo.log --yes",
         1,
-        &["is not what the manifest describes", "does not boot now", "run the same command again"],
+        &["is not what the manifest describes", "does not boot now", "run the same command again to finish"],
     );
     assert!(room.read("disk.raw")[..512].iter().all(|&byte| byte == 0));
     bytes[middle] ^= 1;

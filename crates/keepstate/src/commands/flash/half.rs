@@ -115,9 +115,9 @@ pub(super) fn apply(args: &ApplyArgs, output: &Output) -> Result<()> {
     let watcher = Watcher::new(&progress, None);
     let flash = Flash { disk: &disk, image: &opened.image, workers: flash::WORKERS, watch: &watcher };
     let mut prepared = flash.reopen(&keep)?;
-    let mut report = flash.apply(&mut prepared, &dirty, None).with_context(|| {
-        format!("flashing {}; run the same command with --dirty all to finish", target.path.display())
-    })?;
+    let mut report = flash
+        .apply(&mut prepared, &dirty, None)
+        .with_context(|| whole::broken_off(&disk, &target, "run the same command with --dirty all"))?;
     report.disk = target.path.display().to_string();
     progress.finish();
     whole::finish(&disk, &accepted, &target, &opened, output);

@@ -6,6 +6,8 @@ use flash::{Dirty, Flash, Keep};
 use image::Reference;
 use image::accepted::Accepted;
 
+use sys::{Disk, Medium, RealDisk};
+
 use super::source::Opened;
 use super::{DiskArgs, KeepArgs, WholeArgs, show, space};
 use crate::confirm;
@@ -46,17 +48,29 @@ pub(super) fn run(image: &str, disk: &DiskName, args: &WholeArgs, output: &Outpu
     let watcher = Watcher::new(&progress, args.keep.bandwidth);
     let flash = Flash { disk: &disk, image: &opened.image, workers: flash::WORKERS, watch: &watcher };
     let mut prepared = flash.prepare(&keep(&args.keep, &target, &opened)?)?;
-    let mut report = flash.apply(&mut prepared, &Dirty::Nothing, None).with_context(|| {
-        format!("flashing {}; it does not boot now, run the same command again to finish", target.path.display())
-    })?;
+    let mut report = flash
+        .apply(&mut prepared, &Dirty::Nothing, None)
+        .with_context(|| broken_off(&disk, &target, "run the same command again"))?;
     report.disk = target.path.display().to_string();
     progress.finish();
     finish(&disk, &accepted, &target, &opened, output);
     output.print(&report, || show::report(&report))
 }
 
+/// What became of a disk whose flash broke off, and what to do.
+pub(super) fn broken_off(disk: &RealDisk, target: &Target, what_next: &str) -> String {
+    let mut sector_0 = vec![0; disk.sector_size() as usize];
+    let is_dead = disk.read_at(0, &mut sector_0).is_ok() && sys::is_zero(&sector_0);
+    let path = target.path.display();
+    if is_dead {
+        format!("flashing {path}; it does not boot now: {what_next} to finish")
+    } else {
+        format!("flashing {path}; its first sector is as it was: nothing was written, or nothing was left to write")
+    }
+}
+
 /// What has to happen once the disk equals the image, none of which makes it less equal.
-pub(super) fn finish(disk: &sys::RealDisk, accepted: &Accepted, target: &Target, opened: &Opened, output: &Output) {
+pub(super) fn finish(disk: &RealDisk, accepted: &Accepted, target: &Target, opened: &Opened, output: &Output) {
     let manifest = opened.image.manifest();
     if let Err(error) = accepted.record(&target.identity.key(), &manifest.name, manifest.serial, true) {
         output.note(&format!("the accepted serial could not be noted: {error}"));
