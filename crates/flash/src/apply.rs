@@ -178,7 +178,7 @@ impl Apply<'_> {
                 let wanted = crate::gather::Wanted { chunk, digest, frame };
                 let job = FetchJob { wanted: vec![wanted] };
                 let bytes = self.gather.fetch(&job)?;
-                self.gather.decode(&bytes, &wanted, out)?;
+                self.gather.decode(bytes, &wanted, out)?;
             }
         }
         Ok(())

@@ -25,6 +25,8 @@ pub(crate) const JOB_BYTES: u64 = 2 << 20;
 /// more request takes to be answered costs less than the request, but every byte counts against the fetch.
 const GAP_BYTES: u64 = 8 << 10;
 
+/// How often a frame is fetched again that came without an error and is wrong: what keeps being wrong is so in the store.
+const REFETCHES_MAX: u32 = 3;
 /// Requests to the store at once, at most: one for each thread that moves data.
 const IN_FLIGHT_MAX: usize = crate::WORKERS;
 
@@ -177,15 +179,26 @@ impl Gather<'_> {
     }
 
     /// The frame of one chunk in what [`Self::fetch`] brought.
-    pub(crate) fn frame<'b>(job: &FetchJob, bytes: &'b Bytes, wanted: &Wanted) -> &'b [u8] {
+    pub(crate) fn frame(job: &FetchJob, bytes: &Bytes, wanted: &Wanted) -> Bytes {
         let at = (wanted.frame.offset - job.range().start) as usize;
-        &bytes[at..at + wanted.frame.length as usize]
+        bytes.slice(at..at + wanted.frame.length as usize)
     }
 
-    /// Decodes and checks one chunk into `out`, which has its length.
-    pub(crate) fn decode(&self, frame: &[u8], wanted: &Wanted, out: &mut [u8]) -> Result<()> {
+    /// Decodes and checks one chunk into `out`, which has its length. A frame that is not what the table says may have
+    /// been spoilt on its way, and the disk may not boot by now: it is fetched again. Gives the one that is right.
+    pub(crate) fn decode(&self, mut frame: Bytes, wanted: &Wanted, out: &mut [u8]) -> Result<Bytes> {
         let offset = self.geometry.in_image(wanted.chunk).start;
-        Ok(self.counters.decode.time(|| self.image.decode(frame, offset, &wanted.digest, out))?)
+        let mut decode =
+            |frame: &[u8]| self.counters.decode.time(|| self.image.decode(frame, offset, &wanted.digest, out));
+        let mut decoded = decode(&frame);
+        for _ in 0..REFETCHES_MAX {
+            let Err(error) = &decoded else { break };
+            tracing::warn!(chunk = wanted.chunk, %error, "fetching a chunk again");
+            frame = self.fetch(&FetchJob { wanted: vec![*wanted] })?;
+            decoded = decode(&frame);
+        }
+        decoded?;
+        Ok(frame)
     }
 
     /// Fetches a job and appends its frames, checked, to the stage as they are.
@@ -195,14 +208,19 @@ impl Gather<'_> {
             Codec::Zstd => Encoding::Zstd,
             Codec::Lz4 => Encoding::Lz4,
         };
-        let mut contents = Vec::with_capacity(job.wanted.len());
+        let mut frames = Vec::with_capacity(job.wanted.len());
         for wanted in &job.wanted {
-            let frame = Self::frame(job, &bytes, wanted);
             let length = len(&self.geometry.in_image(wanted.chunk));
-            self.decode(frame, wanted, &mut tools.content[..length])?;
-            let digest = wanted.digest;
-            contents.push(Content { chunk: wanted.chunk, length: length as u32, encoding, digest, bytes: frame });
+            let frame = Self::frame(job, &bytes, wanted);
+            frames.push((wanted, length, self.decode(frame, wanted, &mut tools.content[..length])?));
         }
+        let contents: Vec<_> = frames
+            .iter()
+            .map(|(wanted, length, frame)| {
+                let Wanted { chunk, digest, .. } = **wanted;
+                Content { chunk, length: *length as u32, encoding, digest, bytes: frame }
+            })
+            .collect();
         stage.append_contents(Kind::New, &contents)
     }
 

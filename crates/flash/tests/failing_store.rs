@@ -152,6 +152,27 @@ fn what_shows_itself_is_tried_again() {
     }
 }
 
+/// A body that is wrong without any sign, once: that must not end a flash whose disk does not boot any more.
+#[test]
+fn a_frame_that_is_silently_wrong_once_is_fetched_again() {
+    for fault in Fault::ALL.into_iter().filter(|fault| fault.is_silent()) {
+        for stage in [false, true] {
+            let shape = Shape { undo: true, stage, ..Shape::default() };
+            let (pair, another) = (Pair::new(&shape, 72), Pair::new(&shape, 73));
+            let bad = Bad::new(&pair, 1);
+            replay(&bad, &pair, &another, &pair.manifest().payload.object);
+            let image = bad.open(&pair).expect("a well store");
+            // The tables are at hand: what is wrong is the payload.
+            image.chunk_page(0).and_then(|_| image.block_page(0)).expect("a well store");
+            bad.store.inject(fault, When::First(2));
+            let machine = Machine::new(&pair.old, &shape);
+            machine.flash(&image, &shape, 1).unwrap_or_else(|error| panic!("{fault:?}, stage {stage}: {error}"));
+            assert_eq!(bad.store.injected(fault), 2);
+            assert!(machine.disk.content() == pair.expected(), "{fault:?}, stage {stage}");
+        }
+    }
+}
+
 /// Another image's objects under this image's names, as a store gives them back that lost a write or was tampered with.
 #[test]
 fn a_replayed_old_object_is_refused() {
