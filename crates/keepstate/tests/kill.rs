@@ -108,8 +108,9 @@ fn kill_9_at_random_moments() {
         killed += u32::from(kill(&room, &flash, writing, wait));
         let content = fs::read(disk).expect("a readable device");
         let is_dead = content[..512].iter().all(|&byte| byte == 0);
+        let is_old = content == old;
         dead += u32::from(is_dead);
-        assert!(is_dead || content == old || content == new, "{name}: half one and half another, and it boots");
+        assert!(is_dead || is_old || content == new, "{name}: half one and half another, and it boots");
         drop(content);
 
         if round % 2 == 0 {
@@ -117,8 +118,8 @@ fn kill_9_at_random_moments() {
             assert!(is(disk, &new), "{name}: the same command again ends in the new disk");
             room.good(&undo);
         } else {
-            // The undo is killed too; the next one ends it.
-            kill(&room, &undo, false, Duration::from_nanos(random.below(whole.as_nanos() as u64)));
+            // The undo is killed too, if there is one to kill (an incomplete log is refused); the next one ends it.
+            let _ = !is_old && kill(&room, &undo, false, Duration::from_nanos(random.below(whole.as_nanos() as u64)));
             let done = room.run(&undo);
             // Without a complete log nothing was written.
             let has_log = done.code == Some(0);
