@@ -29,6 +29,10 @@ pub(crate) struct Report {
 #[derive(Debug, Serialize)]
 struct Sizes {
     version: &'static str,
+    /// Bytes that are not holes.
+    used: u64,
+    /// In chunks of 64 KiB, against version 1.
+    differing: u64,
     payload: u64,
     lz4: u64,
     zstd: u64,
@@ -39,8 +43,15 @@ impl Report {
     pub(crate) fn new(bench: &Workbench, facts: Facts, rows: Vec<Measured>) -> Self {
         let images = [Which::V1, Which::Onto, Which::Scratch].map(|which| {
             let image = bench.image(which);
-            let (payload, lz4, zstd, pack_seconds) = (image.payload, image.lz4, image.zstd, image.pack_seconds);
-            Sizes { version: which.version(), payload, lz4, zstd, pack_seconds }
+            Sizes {
+                version: which.version(),
+                used: image.used,
+                differing: image.differing,
+                payload: image.payload,
+                lz4: image.lz4,
+                zstd: image.zstd,
+                pack_seconds: image.pack_seconds,
+            }
         });
         Self { facts, images: images.into(), rows }
     }
@@ -120,12 +131,14 @@ impl Report {
                 text.push_str(&promise_line(row, outcome));
             }
         }
-        text.push_str("\n| image | payload | `lz4 -1` of the disk | `zstd` of the disk | seconds to pack |\n|---|--:|--:|--:|--:|\n");
+        text.push_str("\n| image of 4 GiB | used | differs from version 1, by 64 KiB | payload | `lz4 -1` of the disk | `zstd` of the disk | seconds to pack |\n|---|--:|--:|--:|--:|--:|--:|\n");
         for image in &self.images {
             let _ = writeln!(
                 text,
-                "| debian@{} | {} | {} | {} | {:.1} |",
+                "| debian@{} | {} | {} | {} | {} | {} | {:.1} |",
                 image.version,
+                mebibytes(image.used as f64),
+                mebibytes(image.differing as f64),
                 mebibytes(image.payload as f64),
                 mebibytes(image.lz4 as f64),
                 mebibytes(image.zstd as f64),

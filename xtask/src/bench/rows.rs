@@ -63,7 +63,8 @@ pub(crate) const ROWS: [Row; 8] = [
         throttled: false,
         from: Some(Which::V1),
         to: Which::Onto,
-        ways: &[Flash, FlashWithUndo, Ancestor, ZstdDd],
+        // With a way back, which the others have not; without it, less is reused.
+        ways: &[FlashWithUndo, Flash, Ancestor, ZstdDd],
         promises: &[Faster(Ancestor, 4.0), Fetches(36.0)],
     },
     Row {
@@ -72,7 +73,8 @@ pub(crate) const ROWS: [Row; 8] = [
         throttled: false,
         from: Some(Which::V1),
         to: Which::Scratch,
-        ways: &[Flash, FlashWithUndo, Ancestor, ZstdDd],
+        // With a way back, which the others have not; without it, less is reused.
+        ways: &[FlashWithUndo, Flash, Ancestor, ZstdDd],
         promises: &[Fetches(45.0)],
     },
     Row {

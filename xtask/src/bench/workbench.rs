@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::disk::digest_of;
 use super::service::Service;
-use crate::images::Images;
+use crate::images::{Image, Images};
 use crate::run;
 
 /// Which of the images.
@@ -42,6 +42,10 @@ pub(crate) struct Ready {
     which: Which,
     /// The raw disk.
     pub(crate) raw: PathBuf,
+    /// Bytes of it that are not holes.
+    pub(crate) used: u64,
+    /// Bytes, in chunks of 64 KiB, that differ from version 1.
+    pub(crate) differing: u64,
     /// Its BLAKE3: what must be on the disk after every run.
     pub(crate) digest: blake3::Hash,
     /// Size of our payload, from the manifest.
@@ -101,12 +105,12 @@ impl Workbench {
         };
         bench.keepstate(&["key", "new", "-o", "ci"])?;
         for which in Which::ALL {
-            let raw = match which {
-                Which::V1 => &images.v1.path,
-                Which::Onto => &images.v2_onto.path,
-                Which::Scratch => &images.v2_scratch.path,
+            let (image, differing) = match which {
+                Which::V1 => (&images.v1, 0),
+                Which::Onto => (&images.v2_onto, images.onto.kib_64),
+                Which::Scratch => (&images.v2_scratch, images.scratch.kib_64),
             };
-            let ready = bench.publish(which, raw)?;
+            let ready = bench.publish(which, image, differing)?;
             bench.images.push(ready);
         }
         Ok(bench)
@@ -122,7 +126,7 @@ impl Workbench {
         let variable = |name: &str| self.service.variable(name);
         let region = variable("AWS_REGION")?;
         Ok(format!(
-            "curl --silent --show-error --fail --aws-sigv4 aws:amz:{region}:s3 --user \"$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY\" {}/{}/{object}",
+            "curl --silent --show-error --fail --aws-sigv4 aws:amz:{region}:s3 --header 'x-amz-content-sha256: UNSIGNED-PAYLOAD' --user \"$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY\" {}/{}/{object}",
             self.endpoint()?,
             self.prefix()?.trim_start_matches("s3://")
         ))
@@ -148,7 +152,8 @@ impl Workbench {
         self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    fn publish(&self, which: Which, raw: &Path) -> Result<Ready> {
+    fn publish(&self, which: Which, image: &Image, differing: u64) -> Result<Ready> {
+        let raw = image.path.as_path();
         let version = which.version();
         run::say(&format!("  packing and publishing debian@{version}, and the same as .lz4 and .zst"));
         let begin = Instant::now();
@@ -178,6 +183,8 @@ impl Workbench {
         Ok(Ready {
             which,
             raw: raw.to_path_buf(),
+            used: image.used,
+            differing,
             digest: digest_of(fs::File::open(raw)?)?,
             payload,
             lz4: self.upload(raw, version, "lz4", "lz4 -1 -q")?,
