@@ -1,7 +1,7 @@
 //! Makes a disk equal to an image: compare, log, stage, write, prove; and puts the old disk back.
 //!
 //! [`Flash::prepare`] reads the disk and changes nothing on it; [`Flash::apply`] writes. Between the two an OS may have
-//! written to the disk: [`Dirty`] says where. [`undo::undo`] is the way back.
+//! written to the disk: [`Dirty`] says where. [`undo::Undo`] is the way back.
 
 mod apply;
 pub mod boot_area;

@@ -346,8 +346,9 @@ mod tests {
             ("create -f qcow2 -b disk.raw -F raw disk.qcow2", "backing"),
             ("create -f qcow2 -o data_file=data.raw disk.qcow2 4M", "another file"),
             ("create -f qcow2 -o extended_l2=on disk.qcow2 4M", "extended"),
+            // Not LUKS: its key derivation measures the processor, and fails on a busy one.
             (
-                "create -f qcow2 --object secret,id=s,data=abc -o encrypt.format=luks,encrypt.key-secret=s disk.qcow2 4M",
+                "create -f qcow2 --object secret,id=s,data=abc -o encrypt.format=aes,encrypt.key-secret=s disk.qcow2 4M",
                 "encrypted",
             ),
         ] {
