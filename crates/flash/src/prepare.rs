@@ -158,6 +158,10 @@ impl Flash<'_> {
         }
         let begin = Instant::now();
         self.stage(&mut prepared, stage.as_ref(), undo.as_ref(), &counters)?;
+        // It may have 24 MiB, which the threads that write need for themselves.
+        if prepared.bytes(Verdict::Reuse) == 0 {
+            prepared.index = None;
+        }
         if let Some(log) = logging {
             let old_size = if keep.tail { geometry.disk } else { compared_size(geometry) };
             let old_blake3 =
