@@ -39,15 +39,29 @@ impl Flash<'_> {
     pub(crate) fn open_undo(&self, space: &Space, header: &Header) -> Result<(Option<Log>, bool, Option<ChunkSet>)> {
         let begin = || Ok((Some(Log::create(Arc::clone(&space.medium), space.id, header)?), false, None));
         let refuse = |why: &str| Err(Error::Unusable { what: "undo log", why: why.into() });
-        let Some(contents) = Contents::read(&*space.medium, Purpose::Undo)? else { return begin() };
+        let damaged = "it is incomplete or damaged, and the disk looks like one whose flash was cut off: logging it anew would \
+                       lose the old disk for good; keep both, name another file to give up the way back, or restore the log";
+        let Some(contents) = Contents::read(&*space.medium, Purpose::Undo)? else {
+            let size = space.medium.size().map_err(|source| Error::Log {
+                what: "undo log",
+                doing: "reading the size of",
+                offset: 0,
+                source,
+            })?;
+            return if size > 0 && self.looks_cut_off()? { refuse(damaged) } else { begin() };
+        };
+        if contents.header.disk != header.disk && contents.state != State::Undone {
+            return refuse(&format!("it belongs to another disk, {}; name another file", contents.header.disk));
+        }
         let is_same = check_same(&contents.header, &header.disk, self.geometry()?, self.image, Purpose::Undo);
         let resume = |contents: &Contents| {
             Ok((Some(Log::reopen(Arc::clone(&space.medium), contents)), true, Some(contents.staged.clone())))
         };
         match contents.state {
-            State::Unsealed | State::Undone => begin(),
-            // Complete, but no write is recorded. The record may have been lost since; the disk tells.
-            State::Sealed if self.is_untouched(space)? => begin(),
+            State::Undone => begin(),
+            // No write is recorded. The record may have been lost since; the disk tells.
+            State::Unsealed | State::Sealed if self.is_untouched(space)? => begin(),
+            State::Unsealed => refuse(damaged),
             State::Sealed | State::Began => is_same.and_then(|()| resume(&contents)),
             State::Done if is_same.is_ok() => resume(&contents),
             State::Done => refuse(
@@ -57,9 +71,9 @@ impl Flash<'_> {
         }
     }
 
-    /// Whether the disk's first chunk is what the log says it was: the first that a flash writes.
-    pub(crate) fn is_untouched(&self, space: &Space) -> Result<bool> {
-        let geometry = self.geometry()?;
+    /// Whether the disk's first chunk, the first that a flash writes, is what the log says it was; or, if the log does
+    /// not say, whether it looks as if no flash had begun.
+    fn is_untouched(&self, space: &Space) -> Result<bool> {
         let mut reader = Reader::new(&*space.medium, Purpose::Undo)?;
         let mut logged = None;
         while let Some(record) = reader.next_record()? {
@@ -70,10 +84,23 @@ impl Flash<'_> {
                 logged = digests.digests.first().copied();
             }
         }
-        let mut content = AlignedBuf::zeroed(len(&geometry.on_disk(0)));
-        self.disk.read_at(0, &mut content).map_err(|source| Error::Disk { doing: "reading", offset: 0, source })?;
+        let Some(logged) = logged else { return Ok(!self.looks_cut_off()?) };
+        let content = self.first_chunk()?;
         let now = Some(image::digest::chunk(&content, 0)).filter(|_| !sys::is_zero(&content));
-        Ok(logged == Some(now))
+        Ok(logged == now)
+    }
+
+    /// Whether sector 0 is dead and what follows it is not: what a flash leaves behind that is cut off.
+    fn looks_cut_off(&self) -> Result<bool> {
+        let content = self.first_chunk()?;
+        let (sector_0, rest) = content.split_at(self.disk.sector_size() as usize);
+        Ok(sys::is_zero(sector_0) && !sys::is_zero(rest))
+    }
+
+    fn first_chunk(&self) -> Result<AlignedBuf> {
+        let mut content = AlignedBuf::zeroed(len(&self.geometry()?.on_disk(0)));
+        self.disk.read_at(0, &mut content).map_err(|source| Error::Disk { doing: "reading", offset: 0, source })?;
+        Ok(content)
     }
 }
 

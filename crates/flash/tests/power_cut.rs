@@ -241,3 +241,41 @@ fn a_log_that_is_still_needed_is_refused() {
     assert!(machine.undo.as_ref().unwrap().content() == before, "the log is as it was");
     assert!(machine.disk.content() == pair.expected(), "and so is the disk");
 }
+
+/// A damaged log of a flash that was cut off reads as one that was never completed. Logging the half-new disk as the old
+/// one would lose the old one for good.
+#[test]
+fn a_damaged_log_of_a_dead_disk_is_not_begun_anew() {
+    let shape = Shape { undo: true, ..Shape::default() };
+    let pair = Pair::new(&shape, 65);
+    let mut met = 0;
+    for cut in 0..60 {
+        let machine = Machine::new(&pair.old, &shape);
+        machine.plug(&Power::cut_after(cut));
+        let _ = machine.flash(&pair.open(), &shape, 1);
+        machine.power_cycle(&mut Random(cut));
+        if classify(&pair, &shape, &machine.disk.content()) != Is::Dead {
+            continue;
+        }
+        met += 1;
+        let log = machine.undo.as_ref().unwrap();
+        // In the header, in the digests of the first chunks, and further on.
+        for at in [20, 2600, 100_000] {
+            let whole = log.content();
+            let mut byte = [whole[at]];
+            byte[0] ^= 1;
+            log.scribble(at as u64, &byte);
+            let before = (machine.disk.content(), log.content());
+            let error = machine.flash(&pair.open(), &shape, 2).unwrap_err();
+            assert!(error.to_string().contains("damaged"), "cut {cut} byte {at}: {error}");
+            assert!(
+                before == (machine.disk.content(), log.content()),
+                "cut {cut} byte {at}: both are left as they are"
+            );
+            log.scribble(at as u64, &whole[at..=at]);
+        }
+        assert!(machine.undo(&pair, &shape).unwrap(), "the log is whole again");
+        assert!(machine.disk.content() == pair.old);
+    }
+    assert!(met > 3, "{met} dead disks are too few");
+}

@@ -8,7 +8,6 @@ use image::Image;
 use super::flash::{show, space};
 use crate::confirm;
 use crate::context::StoreArgs;
-use crate::exit::WrongUsage;
 use crate::output::Output;
 use crate::watcher::Watcher;
 
@@ -47,14 +46,14 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
     let demands = Demands { allow_partition: args.allow_partition, ..Demands::nothing() };
     target.check(&demands)?;
     if found.disk_key() != target.identity.key() {
-        return Err(WrongUsage(format!(
-            "the undo log {} belongs to another disk, {}; {} is {}",
+        let why = format!(
+            "{} belongs to another disk, {}; {} is {}",
             args.log,
             found.disk_key(),
             target.path.display(),
             target.identity.key()
-        ))
-        .into());
+        );
+        return Err(flash::Error::Unusable { what: "undo log", why }.into());
     }
     let manifest = found.manifest()?;
     let question =

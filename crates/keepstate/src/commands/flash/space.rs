@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use flash::Space;
 use sys::disk::Access;
 use sys::{Medium, MediumFile};
@@ -90,7 +90,9 @@ fn check_ours(path: &Path) -> Result<()> {
     if is_device || head.is_empty() || head == b"KSL1" {
         return Ok(());
     }
-    bail!("{} is there already and is no undo log: it is left as it is; name another file for --undo", path.display())
+    let why =
+        format!("{} is there already and is none: it is left as it is; name another file for --undo", path.display());
+    Err(flash::Error::Unusable { what: "undo log", why }.into())
 }
 
 #[cfg(test)]
