@@ -30,7 +30,8 @@ impl KeyId {
 
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016X}", self.0)
+        // Without leading zeros, as minisign itself shows it.
+        write!(f, "{:X}", self.0)
     }
 }
 
