@@ -14,7 +14,7 @@ use sys::{AlignedBuf, Disk};
 use crate::Watch;
 use crate::error::{Error, Result};
 use crate::geometry::{Geometry, len};
-use crate::index::BlockIndex;
+use crate::index::{BlockIndex, LazyIndex};
 use crate::log::{Content, Digests, Encoding, Kind, Log};
 use crate::prove::Counters;
 use crate::verdict::{ChunkSet, Verdict, Verdicts};
@@ -32,8 +32,8 @@ pub(crate) struct Compare<'a> {
     pub(crate) geometry: Geometry,
     /// How far the disk is read, bytes.
     pub(crate) size: u64,
-    /// Gets told of every wanted block that the disk has.
-    pub(crate) index: Option<&'a BlockIndex>,
+    /// Made once something differs, and then told of every wanted block that the disk has.
+    pub(crate) index: Option<&'a LazyIndex<'a>>,
     /// Gets the digests of what is read and the old content of what differs.
     pub(crate) log: Option<&'a Log>,
     /// Chunks that will be written whatever they are: always logged, never a source.
@@ -51,6 +51,8 @@ pub(crate) struct Compared {
     pub(crate) logged: u64,
     /// Digest of each segment that was read, where the log wants them.
     segments: Vec<Option<Digest>>,
+    /// Chunks that stay as they are, and of which the index was not told because there was none yet.
+    pub(crate) untold: ChunkSet,
 }
 
 impl Compared {
@@ -80,22 +82,29 @@ impl Compare<'_> {
         verdicts: &Verdicts,
         workers: usize,
     ) -> Result<Compared> {
-        let compared = Mutex::new(Compared { logged: 0, segments: vec![None; Self::segments(self.size).end as usize] });
+        let compared = Mutex::new(Compared {
+            logged: 0,
+            segments: vec![None; Self::segments(self.size).end as usize],
+            untold: ChunkSet::new(self.geometry.image_chunks()),
+        });
         let tools = || Tools {
             buffer: AlignedBuf::zeroed(SEGMENT_BYTES as usize),
             compress: self.log.and_then(|_| Compress::zstd()),
         };
         work::for_each(workers, segments.map(Ok), tools, |tools, segment| {
-            let (logged, digest) = self.segment(tools, segment, verdicts)?;
+            let segment_compared = self.segment(tools, segment, verdicts)?;
             let mut compared = compared.lock().unwrap_or_else(PoisonError::into_inner);
-            compared.logged += logged;
-            compared.segments[segment as usize] = digest;
+            compared.logged += segment_compared.logged;
+            compared.segments[segment as usize] = segment_compared.digest;
+            for chunk in segment_compared.untold {
+                compared.untold.insert(chunk);
+            }
             Ok(())
         })?;
         Ok(compared.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn segment(&self, tools: &mut Tools, segment: u64, verdicts: &Verdicts) -> Result<(u64, Option<Digest>)> {
+    fn segment(&self, tools: &mut Tools, segment: u64, verdicts: &Verdicts) -> Result<SegmentCompared> {
         let start = segment * SEGMENT_BYTES;
         let end = (start + SEGMENT_BYTES).min(self.size);
         let data = &mut tools.buffer[..len(&(start..end))];
@@ -105,6 +114,7 @@ impl Compare<'_> {
         let data = &*data;
 
         let mut old = OldContent::default();
+        let mut untold = Vec::new();
         let first = self.geometry.chunk_of(start);
         for (index, content) in (first..).zip(data.chunks(self.geometry.chunk as usize)) {
             let (verdict, digest) = if index < self.geometry.image_chunks() {
@@ -118,8 +128,14 @@ impl Compare<'_> {
             }
             let is_forced = self.forced.contains(index);
             let is_stable = verdict == Some(Verdict::Equal) && !is_forced;
-            if let Some(wanted) = self.index {
-                note_blocks(wanted, content, self.geometry.on_disk(index).start, is_stable);
+            if let Some(lazy) = self.index {
+                // Behind the image there is nothing that could make it wanted.
+                let is_different = verdict.is_some_and(|verdict| verdict != Verdict::Equal);
+                match if is_different { Some(lazy.get()?) } else { lazy.made() } {
+                    Some(wanted) => note_blocks(wanted, content, self.geometry.on_disk(index).start, is_stable),
+                    None if is_stable => untold.push(index),
+                    None => {}
+                }
             }
             if self.log.is_some() {
                 old.digests.push(digest);
@@ -135,7 +151,8 @@ impl Compare<'_> {
             None => None,
         };
         self.watch.advance(data.len() as u64);
-        Ok((old.chunks.iter().map(|&(_, length, _)| u64::from(length)).sum(), digest))
+        let logged = old.chunks.iter().map(|&(_, length, _)| u64::from(length)).sum();
+        Ok(SegmentCompared { logged, digest, untold })
     }
 
     /// The verdict on a chunk, and (for the log) the digest of what the disk has there, nothing for zeros.
@@ -190,6 +207,13 @@ impl Compare<'_> {
             (first..).zip(&old.digests).map(|(index, digest)| digest.unwrap_or_else(|| zeros(index))).collect();
         Ok(digest::merge(&digests))
     }
+}
+
+/// What comparing found in one segment besides the verdicts.
+struct SegmentCompared {
+    logged: u64,
+    digest: Option<Digest>,
+    untold: Vec<u64>,
 }
 
 /// What a segment was, as far as the log wants it.

@@ -2,6 +2,7 @@
 
 use image::Image;
 use image::table::{Chunk, PAGE_CHUNKS};
+use model::manifest::BLOCK_BYTES;
 
 use crate::Flash;
 use crate::apply::chunks_with_hints;
@@ -9,7 +10,7 @@ use crate::boot_area::Meanwhile;
 use crate::compare::{Compare, Compared};
 use crate::error::Result;
 use crate::geometry::Geometry;
-use crate::index::BlockIndex;
+use crate::index::{BlockIndex, LazyIndex};
 use crate::log::Log;
 use crate::probe::Samples;
 use crate::prove::Counters;
@@ -68,8 +69,8 @@ impl Flash<'_> {
             let why = format!("not compared: the disk is zero at all of {count} places");
             return Ok(Examined { verdicts, index: None, compared: Compared::default(), why });
         }
-        let index = BlockIndex::of_image(self.image)?;
-        let useful = samples.useful(geometry, &index);
+        let lazy = LazyIndex::new(self.image);
+        let useful = if samples.are_equal(geometry) { count } else { samples.useful(geometry, lazy.get()?) };
         if can_skip && useful == 0 {
             take_all(self.image, &verdicts)?;
             let why = format!("not compared: nothing to keep or reuse at {count} places");
@@ -82,7 +83,7 @@ impl Flash<'_> {
             image: self.image,
             geometry,
             size,
-            index: Some(&index),
+            index: Some(&lazy),
             log,
             forced,
             relog: false,
@@ -90,8 +91,30 @@ impl Flash<'_> {
             watch: self.watch,
         };
         let compared = compare.run(Compare::segments(size), &verdicts, self.threads())?;
+        let index = lazy.into_inner();
+        if let Some(index) = &index {
+            self.tell(index, &compared.untold, geometry)?;
+        }
         let why = format!("compared: something to keep or reuse at {useful} of {count} places");
-        Ok(Examined { verdicts, index: Some(index), compared, why })
+        Ok(Examined { verdicts, index, compared, why })
+    }
+
+    /// Tells the index of chunks that equal the image's: what blocks they have the image's own table says.
+    fn tell(&self, index: &BlockIndex, equal: &ChunkSet, geometry: Geometry) -> Result<()> {
+        let blocks_a_chunk = geometry.chunk / u64::from(BLOCK_BYTES);
+        for page in 0..geometry.image_chunks().div_ceil(PAGE_CHUNKS as u64) {
+            let first = page * PAGE_CHUNKS as u64;
+            let range = first..(first + PAGE_CHUNKS as u64).min(geometry.image_chunks());
+            if !range.clone().any(|chunk| equal.contains(chunk)) {
+                continue;
+            }
+            for (chunk, _, hints) in chunks_with_hints(self.image, geometry, range)? {
+                if equal.contains(chunk) {
+                    (chunk * blocks_a_chunk..).zip(hints).for_each(|(block, hint)| index.found(hint, block, true));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Gives [`Verdict::Reuse`] to the chunks all of whose blocks the disk has. With space to stage them

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use bytes::Bytes;
 use image::Image;
+use image::open::REFETCHES_MAX;
 use image::table::{BlockPage, Chunk, ChunkPage, Frame, PAGE_CHUNKS};
 use model::Digest;
 use model::manifest::{BLOCK_BYTES, Codec};
@@ -25,8 +26,6 @@ pub(crate) const JOB_BYTES: u64 = 2 << 20;
 /// more request takes to be answered costs less than the request, but every byte counts against the fetch.
 const GAP_BYTES: u64 = 8 << 10;
 
-/// How often a frame is fetched again that came without an error and is wrong: what keeps being wrong is so in the store.
-const REFETCHES_MAX: u32 = 3;
 /// Requests to the store at once, at most: one for each thread that moves data.
 const IN_FLIGHT_MAX: usize = crate::WORKERS;
 

@@ -3,6 +3,7 @@
 //! The index is of the wanted blocks, not of the disk, so its size follows the image's content and has a bound.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use image::Image;
 use image::table::PAGE_CHUNKS;
@@ -127,6 +128,41 @@ impl BlockIndex {
     /// Whether a block with this hint is all zero and needs no source.
     pub(crate) fn is_zero(&self, hint: u64) -> bool {
         hint == self.zero
+    }
+}
+
+/// An index that is made when it is first asked for: a disk that is equal already needs none, and the block table is
+/// the larger part of what would be fetched for it.
+pub(crate) struct LazyIndex<'a> {
+    image: &'a Image,
+    made: OnceLock<BlockIndex>,
+    making: Mutex<()>,
+}
+
+impl<'a> LazyIndex<'a> {
+    pub(crate) fn new(image: &'a Image) -> Self {
+        Self { image, made: OnceLock::new(), making: Mutex::new(()) }
+    }
+
+    /// The index if it was made already.
+    pub(crate) fn made(&self) -> Option<&BlockIndex> {
+        self.made.get()
+    }
+
+    /// The index; whoever asks first makes it, the others wait.
+    pub(crate) fn get(&self) -> Result<&BlockIndex> {
+        if self.made.get().is_none() {
+            let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.made.get().is_none() {
+                let index = BlockIndex::of_image(self.image)?;
+                return Ok(self.made.get_or_init(|| index));
+            }
+        }
+        Ok(self.made.get().expect("made above, or by another thread"))
+    }
+
+    pub(crate) fn into_inner(self) -> Option<BlockIndex> {
+        self.made.into_inner()
     }
 }
 

@@ -1,12 +1,12 @@
 //! What a flash would do and how long it would take, without doing it.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use image::Image;
 use model::report::FlashPlan;
 
-use crate::Flash;
 use crate::boot_area::Meanwhile;
 use crate::error::Result;
 use crate::examine::{Examined, take_all};
@@ -14,6 +14,7 @@ use crate::gather::FetchJobs;
 use crate::geometry::Geometry;
 use crate::prove::Counters;
 use crate::verdict::{Verdict, Verdicts};
+use crate::{Flash, WORKERS};
 
 /// What a flash would keep, for predicting it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,23 +70,20 @@ fn predict(
     let manifest = image.manifest();
     let geometry =
         Geometry { disk: manifest.disk_size, image: manifest.disk_size, chunk: u64::from(manifest.chunk_size) };
-    let mut fetch_compressed = 0;
-    let mut sampled = None;
+    let (mut fetch_compressed, mut requests) = (0, 0);
+    let mut largest = 0..0;
     for job in FetchJobs::new(image, geometry, verdicts, |_| true) {
         let range = job?.range();
-        let size = range.end - range.start;
-        fetch_compressed += size;
-        if sampled.is_none() {
-            let begin = Instant::now();
-            image.payload(range)?;
-            sampled = Some(size as f64 / begin.elapsed().as_secs_f64().max(1e-6));
+        fetch_compressed += size(&range);
+        requests += 1;
+        if size(&range) > size(&largest) {
+            largest = range;
         }
     }
+    let fetch_seconds = fetch_seconds(image, fetch_compressed, requests, largest)?;
     let bytes = |wanted: Verdict| verdicts.bytes(geometry, |verdict| verdict == wanted);
     let (equal, zero, fetch) = (bytes(Verdict::Equal), bytes(Verdict::Zero), bytes(Verdict::Fetch));
     let write = geometry.image - equal;
-    // Requests go out side by side; what one alone reached is a lower bound of what they reach together.
-    let fetch_seconds = sampled.map_or(0.0, |rate| fetch_compressed as f64 / rate);
     let write_seconds = (write - zero) as f64 / disk_rate;
     let (prepare_seconds, apply_seconds) = if intent.stage {
         (compare_seconds + fetch_seconds, write_seconds)
@@ -105,4 +103,26 @@ fn predict(
         apply_seconds,
         compare,
     })
+}
+
+/// How long the store will take for so many bytes in so many requests, told by two of them: one of a byte says what a
+/// request costs, the largest says how fast bytes come. Requests wait side by side, but what one alone reached is taken
+/// for what they reach together.
+fn fetch_seconds(image: &Image, bytes: u64, requests: u64, largest: Range<u64>) -> Result<f64> {
+    if requests == 0 {
+        return Ok(0.0);
+    }
+    let timed = |range: Range<u64>| -> Result<f64> {
+        let begin = Instant::now();
+        image.payload(range)?;
+        Ok(begin.elapsed().as_secs_f64())
+    };
+    let wait = timed(largest.start..largest.start + 1)?;
+    let rate = size(&largest) as f64 / (timed(largest)? - wait).max(1e-6);
+    let rounds = requests as f64 / image.transfer().in_flight(WORKERS).max(1) as f64;
+    Ok(bytes as f64 / rate + wait * rounds)
+}
+
+fn size(range: &Range<u64>) -> u64 {
+    range.end - range.start
 }

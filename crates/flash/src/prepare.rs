@@ -183,7 +183,9 @@ impl Flash<'_> {
         let space = keep.stage.as_ref().ok_or_else(|| missing("stage", "none is named"))?;
         let stage = Contents::read(&*space.medium, Purpose::Stage)?.ok_or_else(|| missing("stage", "it is empty"))?;
         check_same(&stage.header, &keep.disk_key, geometry, self.image, Purpose::Stage)?;
-        let Some(verdicts) = stage.verdicts.as_ref().filter(|_| stage.state != State::Unsealed) else {
+        let is_complete =
+            |verdicts: &&Verdicts| stage.state != State::Unsealed && verdicts.len() >= geometry.image_chunks();
+        let Some(verdicts) = stage.verdicts.as_ref().filter(is_complete) else {
             return Err(missing("stage", "it was not completed"));
         };
         let own = Verdicts::unknown(geometry.image_chunks());

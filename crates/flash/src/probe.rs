@@ -15,9 +15,12 @@ use crate::index::BlockIndex;
 /// answers in a millisecond has told in a twentieth of a second.
 const SAMPLES: u64 = 48;
 
+/// A chunk: its number, the image's digest of it, what the disk has there.
+type Sample = (u64, Digest, AlignedBuf);
+
 /// Chunks of the disk at places where the image has data, spread evenly.
 pub(crate) struct Samples {
-    samples: Vec<(u64, Digest, AlignedBuf)>,
+    samples: Vec<Sample>,
 }
 
 impl Samples {
@@ -57,14 +60,24 @@ impl Samples {
         self.samples.iter().all(|(_, _, content)| sys::is_zero(content))
     }
 
+    /// Whether the disk equals the image wherever it was looked at.
+    pub(crate) fn are_equal(&self, geometry: Geometry) -> bool {
+        self.samples.iter().all(|sample| is_equal(sample, geometry))
+    }
+
     /// Of how many samples anything could be kept or reused.
     pub(crate) fn useful(&self, geometry: Geometry, index: &BlockIndex) -> usize {
-        let is_useful = |(chunk, digest, content): &&(u64, Digest, AlignedBuf)| {
-            digest::chunk(content, geometry.in_image(*chunk).start) == *digest
+        let is_useful = |sample: &&Sample| {
+            let (_, _, content) = sample;
+            is_equal(sample, geometry)
                 || content
                     .chunks_exact(BLOCK_BYTES as usize)
                     .any(|block| !sys::is_zero(block) && index.wants(digest::block_hint(block)))
         };
         self.samples.iter().filter(is_useful).count()
     }
+}
+
+fn is_equal((chunk, digest, content): &Sample, geometry: Geometry) -> bool {
+    digest::chunk(content, geometry.in_image(*chunk).start) == *digest
 }

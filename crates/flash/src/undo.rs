@@ -323,9 +323,8 @@ impl Undo<'_> {
         }
         let page = image.chunk_page(chunk / PAGE_CHUNKS as u64)?;
         if let Chunk::Data { digest, frame } = page.chunks[(chunk % PAGE_CHUNKS as u64) as usize] {
-            let bytes = image.payload(frame.offset..frame.offset + u64::from(frame.length))?;
             let in_image = geometry.in_image(chunk);
-            image.decode(&bytes, in_image.start, &digest, &mut out[..len(&in_image)])?;
+            image.fetch(frame, in_image.start, &digest, &mut out[..len(&in_image)])?;
         }
         if digest::chunk(out, geometry.on_disk(chunk).start) == *was { Ok(()) } else { Err(missing()) }
     }

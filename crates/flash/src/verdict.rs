@@ -36,6 +36,13 @@ impl Verdicts {
         Self((0..chunks).map(|_| AtomicU8::new(Verdict::Fetch as u8)).collect())
     }
 
+    /// Makes it hold at least `chunks`; the new ones are unknown.
+    pub(crate) fn grow(&mut self, chunks: u64) {
+        if chunks > self.len() {
+            self.0.resize_with(chunks as usize, || AtomicU8::new(Verdict::Fetch as u8));
+        }
+    }
+
     /// Number of chunks.
     pub fn len(&self) -> u64 {
         self.0.len() as u64

@@ -173,6 +173,44 @@ fn a_frame_that_is_silently_wrong_once_is_fetched_again() {
     }
 }
 
+/// The same of the tables, which are read again once the disk does not boot.
+#[test]
+fn a_table_page_that_is_silently_wrong_once_is_fetched_again() {
+    for fault in [Fault::Corrupt, Fault::WrongRange] {
+        let shape = Shape { undo: true, ..Shape::default() };
+        let pair = Pair::new(&shape, 74);
+        let bad = Bad::new(&pair, 1);
+        let image = bad.open(&pair).expect("a well store");
+        bad.store.inject(fault, When::First(2));
+        let machine = Machine::new(&pair.old, &shape);
+        machine.flash(&image, &shape, 1).unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+        assert_eq!(bad.store.injected(fault), 2);
+        assert!(machine.disk.content() == pair.expected(), "{fault:?}");
+    }
+}
+
+/// An undo, too, takes what the image has from a store that may deliver it spoilt.
+#[test]
+fn what_an_undo_fetches_that_is_silently_wrong_once_is_fetched_again() {
+    for fault in [Fault::Corrupt, Fault::WrongRange] {
+        let shape = Shape { undo: true, ..Shape::default() };
+        let pair = Pair::new(&shape, 75);
+        let machine = Machine::new(&pair.old, &shape);
+        machine.flash(&pair.open(), &shape, 1).expect("a well store");
+        // Somebody wrote to all of it since, also to what only the image has.
+        machine.disk.scribble(0, &vec![0x5a; pair.old.len()]);
+        let bad = Bad::new(&pair, 1);
+        let open = || {
+            let image = bad.open(&pair)?;
+            bad.store.inject(fault, When::First(2));
+            Ok(image)
+        };
+        assert!(machine.undo_with(&open, &shape).unwrap_or_else(|error| panic!("{fault:?}: {error}")));
+        assert_eq!(bad.store.injected(fault), 2);
+        assert!(machine.disk.content() == pair.old, "{fault:?}");
+    }
+}
+
 /// Another image's objects under this image's names, as a store gives them back that lost a write or was tampered with.
 #[test]
 fn a_replayed_old_object_is_refused() {

@@ -214,6 +214,41 @@ fn an_equal_disk_is_not_written_to() {
     assert_eq!(report.blake3, Some(pair.manifest().blake3));
 }
 
+/// Nothing to do: which blocks the image wants is never asked, and that is most of what would be fetched.
+#[test]
+fn an_equal_disk_needs_no_block_table() {
+    for undo in [false, true] {
+        let shape = Shape { undo, ..Shape::default() };
+        let pair = Pair::new(&shape, 63);
+        let machine = Machine::new(&pair.expected(), &shape);
+        let report = machine.flash(&pair.open(), &shape, 1).unwrap();
+        let manifest = pair.manifest();
+        let directory = u64::from(manifest.block_table.directory_size);
+        assert!(manifest.block_table.size > 2 * directory, "there are pages");
+        assert_eq!(report.bytes.fetched, manifest.chunk_table.size + directory);
+    }
+}
+
+/// The index is made when the first chunk differs. What was read and found equal before then can be reused all the same.
+#[test]
+fn equal_chunks_read_before_the_index_was_made_are_sources() {
+    const CHUNK: usize = 64 << 10;
+    // Ten chunks a sample: the one that differs is none of them.
+    let (chunks, source, target) = (480, 3, 255);
+    let mut old = vec![0; chunks * CHUNK];
+    Random(64).fill(&mut old);
+    let mut new = old.clone();
+    new.copy_within(source * CHUNK..(source + 1) * CHUNK, target * CHUNK);
+    let packed = support::images::packed::pack(&new, 512);
+    for workers in [1, 3] {
+        let shape = Shape { workers, ..Shape::default() };
+        let machine = Machine::new(&old, &shape);
+        let report = machine.flash(&packed.open(), &shape, 1).unwrap();
+        assert!(machine.disk.content() == new);
+        assert_eq!(report.bytes.reused, CHUNK as u64);
+    }
+}
+
 /// Reuse never loses its source: blocks that swap places, each the other's only source.
 #[test]
 fn blocks_that_swap_places_survive() {

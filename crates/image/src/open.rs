@@ -11,8 +11,10 @@ use store::Transfer;
 use crate::codec;
 use crate::digest::{self, Tree};
 use crate::recent::Recent;
-use crate::table::{BlockPage, ChunkPage, Directory, Geometry, Kind, Malformed};
+use crate::table::{BlockPage, ChunkPage, Directory, Frame, Geometry, Kind, Malformed};
 
+/// How often what came without an error and is wrong is fetched again: what keeps being wrong is so in the store.
+pub const REFETCHES_MAX: u32 = 3;
 /// Chunk pages kept: one for each of a few threads that walk the disk, at 200 KB each.
 const CHUNK_PAGES_KEPT: usize = 8;
 /// Block pages kept: 512 KiB each with chunks of 64 KiB, and walked once, in order.
@@ -167,11 +169,33 @@ impl Image {
         key(&self.folder, &self.manifest.payload.object)
     }
 
+    /// Fetches one frame and decodes it as [`Self::decode`] does.
+    pub fn fetch(&self, frame: Frame, offset: u64, digest: &Digest, out: &mut [u8]) -> Result<(), Error> {
+        refetched(|| {
+            let bytes = self.payload(frame.offset..frame.offset + u64::from(frame.length))?;
+            self.decode(&bytes, offset, digest, out)
+        })
+    }
+
     fn page(&self, directory: &Directory, table: &TableRef, page: u64) -> Result<Vec<u8>, Error> {
         let range = directory.page_range(page).expect("a page of this image");
-        let stored = self.transfer.get(&key(&self.folder, &table.object), range)?;
-        directory.page_bytes(page, &stored).map_err(|Malformed(why)| mismatch(&table.object, why))
+        refetched(|| {
+            let stored = self.transfer.get(&key(&self.folder, &table.object), range.clone())?;
+            directory.page_bytes(page, &stored).map_err(|Malformed(why)| mismatch(&table.object, why))
+        })
     }
+}
+
+/// Fetches what came without an error and is wrong again: it may have been spoilt on its way, and where it is needed the
+/// disk may not boot by now.
+fn refetched<T>(mut fetch: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    let mut fetched = fetch();
+    for _ in 0..REFETCHES_MAX {
+        let Err(error @ Error::Mismatch { .. }) = &fetched else { break };
+        tracing::warn!(%error, "fetching it again");
+        fetched = fetch();
+    }
+    fetched
 }
 
 /// The key of an object that stands in `folder`.

@@ -58,9 +58,8 @@ impl View {
                 Chunk::Data { digest, frame } => {
                     let geometry = self.image.geometry();
                     let mut bytes = vec![0; geometry.chunk_length(number) as usize];
-                    let packed = self.image.payload(frame.offset..frame.offset + u64::from(frame.length))?;
                     let offset = number * u64::from(geometry.chunk_size);
-                    self.image.decode(&packed, offset, &digest, &mut bytes)?;
+                    self.image.fetch(frame, offset, &digest, &mut bytes)?;
                     Ok::<_, Error>(bytes)
                 }
             }

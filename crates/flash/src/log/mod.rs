@@ -9,6 +9,8 @@
 //! a power cut tore off counts as never written. What must not be torn is flushed before anything relies on it:
 //! the [`Kind::Seal`] before the first write to the disk.
 
+#[cfg(test)]
+mod fuzz;
 mod read;
 mod record;
 #[cfg(test)]

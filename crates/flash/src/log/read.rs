@@ -176,8 +176,9 @@ impl Contents {
                 }
             }
             Kind::Verdicts => {
-                let verdicts = self.verdicts.get_or_insert_with(|| Verdicts::unknown(chunks));
-                take_verdicts(verdicts, &record.payload).ok_or_else(|| damaged("its verdicts are malformed"))?;
+                let verdicts = self.verdicts.get_or_insert_with(|| Verdicts::unknown(0));
+                take_verdicts(verdicts, &record.payload, chunks)
+                    .ok_or_else(|| damaged("its verdicts are malformed"))?;
             }
             Kind::Seal => {
                 self.seal = Some(read_json(record, what)?);
@@ -198,12 +199,16 @@ impl Contents {
     }
 }
 
-fn take_verdicts(verdicts: &Verdicts, payload: &[u8]) -> Option<()> {
+/// They come in order, each record behind the one before or over it: memory is held for what is there, not for what
+/// the header promises.
+fn take_verdicts(verdicts: &mut Verdicts, payload: &[u8], chunks: u64) -> Option<()> {
     let (first, bytes) = payload.split_at_checked(8)?;
     let first = u64::from_le_bytes(first.try_into().ok()?);
-    if first.checked_add(bytes.len() as u64)? > verdicts.len() {
+    let end = first.checked_add(bytes.len() as u64)?;
+    if end > chunks || first > verdicts.len() {
         return None;
     }
+    verdicts.grow(end);
     for (index, &byte) in (first..).zip(bytes) {
         verdicts.set(index, Verdict::from_byte(byte)?);
     }

@@ -13,7 +13,17 @@ use crate::verdict::{Verdict, Verdicts};
 
 /// A file in memory.
 #[derive(Default)]
-struct Memory(Mutex<Vec<u8>>);
+pub(super) struct Memory(Mutex<Vec<u8>>);
+
+impl Memory {
+    pub(super) fn of(bytes: Vec<u8>) -> Self {
+        Self(Mutex::new(bytes))
+    }
+
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        self.0.lock().unwrap().clone()
+    }
+}
 
 impl Medium for Memory {
     fn size(&self) -> io::Result<u64> {
@@ -42,7 +52,7 @@ impl Medium for Memory {
     }
 }
 
-fn header() -> Header {
+pub(super) fn header() -> Header {
     Header {
         format: 1,
         purpose: Purpose::Undo,
@@ -61,7 +71,7 @@ fn seal() -> Seal {
 }
 
 /// A complete log of some chunks.
-fn written() -> Arc<Memory> {
+pub(super) fn written() -> Arc<Memory> {
     let memory = Arc::new(Memory::default());
     let log = Log::create(memory.clone(), 42, &header()).unwrap();
     log.append_digests(&Digests { first: 0, digests: vec![None, Some(Digest([1; 32]))] }).unwrap();
