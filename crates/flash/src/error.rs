@@ -40,6 +40,17 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The place of an undo log or a stage cannot be used.
+    #[error("opening the {what} {path}")]
+    Place {
+        /// `undo log` or `stage`.
+        what: &'static str,
+        /// Where, as it was named.
+        path: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// Undo log or stage is not what is needed.
     #[error("the {what} cannot be used: {why}")]
     Unusable {

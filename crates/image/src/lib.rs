@@ -8,6 +8,7 @@ pub mod digest;
 pub mod facts;
 pub mod layout;
 pub mod open;
+pub mod opened;
 pub mod pack;
 mod parallel;
 mod recent;
@@ -15,6 +16,7 @@ pub mod reference;
 pub mod repository;
 pub mod sign;
 pub mod source;
+mod staged;
 pub mod table;
 pub mod trust;
 pub mod unpack;
@@ -22,6 +24,7 @@ pub mod verify;
 pub mod view;
 
 pub use open::Image;
+pub use opened::Opened;
 pub use reference::Reference;
 pub use trust::{Refusal, Trust};
 

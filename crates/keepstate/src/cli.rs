@@ -46,5 +46,7 @@ pub(crate) enum Command {
     Key(commands::key::Args),
     Store(commands::store::Args),
     #[command(hide = true)]
+    ImagerWorker(commands::imager_worker::Args),
+    #[command(hide = true)]
     Generate(commands::generate::Args),
 }

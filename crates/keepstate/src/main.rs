@@ -17,6 +17,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    // Called by a kernel or by systemd, not by a person: there is no command line to read.
+    if imager::is_init() {
+        imager::init::run();
+    }
     let cli = cli::Cli::parse();
     log::start();
     let output = output::Output::new(&cli.global);

@@ -9,6 +9,7 @@ mod durable;
 mod exact;
 pub mod medium;
 pub mod medium_file;
+pub mod mountinfo;
 pub mod pace;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -18,5 +18,6 @@ mod tests;
 mod write;
 
 pub use read::{Contents, Reader, State};
+pub(crate) use record::MAGIC;
 pub use record::{Content, Digests, Encoding, Event, Header, Kind, Purpose, Record, Seal};
 pub use write::Log;

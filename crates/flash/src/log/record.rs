@@ -10,7 +10,8 @@ pub(crate) const HEAD_BYTES: usize = 48;
 /// Largest payload that is read: bounds what a damaged length can make us hold. A header carries a manifest
 /// ([`model::manifest::BYTES_MAX`], twice as JSON text); a content record at most one chunk of 1 MiB.
 pub(crate) const PAYLOAD_BYTES_MAX: usize = 10 << 20;
-const MAGIC: u32 = u32::from_le_bytes(*b"KSL1");
+/// How every record, and so every log, begins.
+pub(crate) const MAGIC: [u8; 4] = *b"KSL1";
 
 /// What kind of record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +65,7 @@ impl Head {
         let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
         let length = u32_at(24) as usize;
-        if u32_at(0) != MAGIC || length > PAYLOAD_BYTES_MAX || u32_at(28) != 0 {
+        if bytes[..4] != MAGIC || length > PAYLOAD_BYTES_MAX || u32_at(28) != 0 {
             return None;
         }
         let mut check = [0; 16];
@@ -83,7 +84,7 @@ pub(crate) fn encode(out: &mut Vec<u8>, kind: Kind, id: u64, sequence: u64, part
     let length: usize = parts.iter().map(|part| part.len()).sum();
     assert!(length <= PAYLOAD_BYTES_MAX, "a record that could not be read back: {length} bytes of {kind:?}");
     let start = out.len();
-    out.extend_from_slice(&MAGIC.to_le_bytes());
+    out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&(kind as u32).to_le_bytes());
     out.extend_from_slice(&id.to_le_bytes());
     out.extend_from_slice(&sequence.to_le_bytes());

@@ -2,10 +2,10 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::contents::Contents;
+use super::contents::{Contents, Filesystem};
 use super::device::{Device, Roots};
 use super::identity::{DiskIdentity, Hardware};
 use super::name::DiskName;
@@ -147,6 +147,11 @@ fn by_filesystem_on(roots: &Roots, name: &DiskName, device: &Device) -> Result<T
 }
 
 fn by_fact(roots: &Roots, name: &DiskName) -> Result<Target, Refusal> {
+    by_filesystem_on(roots, name, &topmost_with(roots, name)?)
+}
+
+/// The one device that a fact names: a disk, or the topmost on which a filesystem is seen.
+fn topmost_with(roots: &Roots, name: &DiskName) -> Result<Device, Refusal> {
     let devices = devices(roots)?;
     let mut found = Vec::new();
     let mut unreadable = Vec::new();
@@ -177,12 +182,81 @@ fn by_fact(roots: &Roots, name: &DiskName) -> Result<Target, Refusal> {
     let topmost: Vec<_> = found.iter().filter(|one| !below_another(one, &found)).cloned().collect();
     match &topmost[..] {
         [] => Err(Refusal::NotFound { name: name.clone(), candidates: candidates(roots)?, unreadable }),
-        [only] => by_filesystem_on(roots, name, only),
+        [only] => Ok(only.clone()),
         several => {
             let candidates = several.iter().map(|device| candidate(roots, device)).collect();
             Err(Refusal::Ambiguous { name: name.clone(), candidates })
         }
     }
+}
+
+/// The disk that was recorded.
+pub(super) fn again(roots: &Roots, recorded: &DiskIdentity) -> Result<Target, Refusal> {
+    let hardware = &recorded.hardware;
+    let name = match (&hardware.serial, &hardware.wwid) {
+        (Some(serial), _) => DiskName::Serial(serial.clone()),
+        (None, Some(wwid)) => DiskName::Wwid(wwid.clone()),
+        (None, None) => DiskName::Path(hardware.place.clone().into()),
+    };
+    let devices = devices(roots)?;
+    let could_be = |device: &&Device| device.size() == hardware.size && !device.is_removable_drive();
+    let targets = devices.iter().filter(could_be).filter_map(|device| of_device(roots, &name, device, None).ok());
+    let found: Vec<_> = targets.filter(|target| recorded.matches_hardware(&target.identity).is_ok()).collect();
+    match &found[..] {
+        [] => Err(Refusal::NotFound { name, candidates: candidates(roots)?, unreadable: Vec::new() }),
+        [only] => Ok(only.clone()),
+        several => {
+            let devices = several.iter().filter_map(|target| target.device.as_ref());
+            Err(Refusal::Ambiguous { name, candidates: devices.map(|device| candidate(roots, device)).collect() })
+        }
+    }
+}
+
+/// The disk below the filesystem that holds `path`.
+pub(super) fn below(roots: &Roots, path: &Path) -> Result<Target, Refusal> {
+    let device = device_below(roots, path)?;
+    let disk = device.whole();
+    if disk.name.starts_with("loop") || !disk.slaves().is_empty() {
+        return Err(Refusal::Layered { path: path.into(), on: disk.description() });
+    }
+    let because = format!("{} stands on {}", path.display(), roots.node(&device).display());
+    of_device(roots, &DiskName::Path(path.into()), &disk, Some(because))
+}
+
+/// The filesystem that holds `path`.
+pub(super) fn filesystem_of(roots: &Roots, path: &Path) -> Result<Filesystem, Refusal> {
+    let node = roots.node(&device_below(roots, path)?);
+    let contents = File::open(&node).and_then(|file| Contents::read(&file));
+    let contents =
+        contents.map_err(|source| Refusal::CannotTell { question: "what stands on it", path: node.clone(), source })?;
+    contents.filesystems.into_iter().next().ok_or(Refusal::NotADisk { path: node, what: "no filesystem that is known" })
+}
+
+fn device_below(roots: &Roots, path: &Path) -> Result<Device, Refusal> {
+    let question = "which device it stands on";
+    let number = match fs::metadata(path) {
+        Ok(metadata) => metadata.dev(),
+        Err(source) => return Err(Refusal::CannotTell { question, path: path.into(), source }),
+    };
+    let number = format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
+    // Filesystems of several devices (btrfs) and of none (tmpfs, overlay) have numbers that no device has.
+    let on = || format!("no block device that the kernel names ({number})");
+    devices(roots)?
+        .into_iter()
+        .find(|device| device.number == number)
+        .ok_or_else(|| Refusal::Layered { path: path.into(), on: on() })
+}
+
+/// The node of the device that holds a filesystem.
+pub(super) fn filesystem(roots: &Roots, name: &DiskName) -> Result<PathBuf, Refusal> {
+    let device = topmost_with(roots, name)?;
+    // A disk shows the filesystems of its partitions as its own.
+    let partitions = device.partitions();
+    let mut has = partitions.into_iter().filter(|partition| {
+        let read = File::open(roots.node(partition)).and_then(|file| Contents::read(&file));
+        read.is_ok_and(|contents| has_filesystem(&contents, name))
+    });
+    Ok(roots.node(&has.next().unwrap_or(device)))
 }
 
 /// Whether another of `found` is a partition of `one`, or made of it.

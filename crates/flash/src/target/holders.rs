@@ -5,8 +5,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use sys::mountinfo;
+
 use super::device::{Device, Roots};
-use super::name::unescape_octal;
 
 /// One mount of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,16 +20,12 @@ pub(super) struct Mounted {
 pub(super) fn mounts(roots: &Roots, devices: &[Device]) -> io::Result<Vec<Mounted>> {
     let table = fs::read_to_string(roots.proc.join("self/mountinfo"))?;
     let mut mounts: Vec<Mounted> = Vec::new();
-    for line in table.lines() {
-        let Some((before, after)) = line.split_once(" - ") else { continue };
-        let fields: Vec<_> = before.split(' ').collect();
-        let [_, _, number, _, point, ..] = fields[..] else { continue };
-        let source = PathBuf::from(unescape_octal(after.split(' ').nth(1).unwrap_or_default()));
+    for mountinfo::Mount { number, point, source, .. } in mountinfo::parse(&table) {
         // btrfs has numbers of its own, so its source is looked at; elsewhere a source may be any text.
         let by_source = source.is_absolute().then(|| roots.device_of(&source)).flatten();
         let device = devices.iter().find(|device| device.number == number || Some(*device) == by_source.as_ref());
         if let Some(device) = device {
-            mounts.push(Mounted { device: roots.node(device), point: unescape_octal(point).into() });
+            mounts.push(Mounted { device: roots.node(device), point });
         }
     }
     Ok(mounts)
@@ -42,7 +39,7 @@ pub(super) fn swaps(roots: &Roots) -> io::Result<Vec<PathBuf>> {
         other => other?,
     };
     let names = table.lines().skip(1).filter_map(|line| line.split_whitespace().next());
-    Ok(names.map(|name| unescape_octal(name).into()).collect())
+    Ok(names.map(|name| mountinfo::unescape(name).into()).collect())
 }
 
 /// Loop devices that stand on what `is_it` says.

@@ -11,7 +11,7 @@ mod identity;
 mod name;
 mod refusal;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use model::Manifest;
 use sys::disk::{Access, Caching, How, OpenError};
@@ -101,6 +101,16 @@ impl Demands {
     }
 }
 
+/// The device that holds the filesystem with this UUID: the topmost, where several layers show it.
+pub fn filesystem_device(uuid: &str) -> Result<PathBuf, Refusal> {
+    find::filesystem(&Roots::here(), &DiskName::Uuid(uuid.into()))
+}
+
+/// The filesystem that holds `path`: what a later boot finds it again by.
+pub fn filesystem_of(path: &Path) -> Result<Filesystem, Refusal> {
+    find::filesystem_of(&Roots::here(), path)
+}
+
 /// This machine's architecture as its kernel names it. A static binary runs on no other than its own.
 fn machine() -> &'static str {
     match std::env::consts::ARCH {
@@ -115,6 +125,17 @@ impl Target {
     /// Finds the one disk that has the name. Nothing is refused yet for being in use.
     pub fn find(name: &DiskName) -> Result<Self, Refusal> {
         find::find(&Roots::here(), name)
+    }
+
+    /// Finds the disk that was recorded, whatever the kernel calls it now and whatever it holds.
+    pub fn find_again(recorded: &DiskIdentity) -> Result<Self, Refusal> {
+        find::again(&Roots::here(), recorded)
+    }
+
+    /// Finds the disk below the filesystem that holds `path`. Refused where it does not stand on the disk itself or on one
+    /// of its partitions: what else lies in between, a flash would not understand.
+    pub fn below(path: &Path) -> Result<Self, Refusal> {
+        find::below(&Roots::here(), path)
     }
 
     /// Refuses the disk while anybody uses it, or if the image does not fit it. Opens nothing for writing.

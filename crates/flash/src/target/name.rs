@@ -62,36 +62,10 @@ impl fmt::Display for DiskName {
 
 /// udev writes what cannot stand in a file name as `\x20`.
 fn unescape_udev(name: &str) -> String {
-    unescape(name, |rest| {
+    sys::mountinfo::unescape_by(name, |rest| {
         let digits = rest.strip_prefix("x")?.get(..2)?;
         Some((u8::from_str_radix(digits, 16).ok()?, 3))
     })
-}
-
-/// The kernel writes blanks in its tables as `\040`.
-pub(super) fn unescape_octal(text: &str) -> String {
-    unescape(text, |rest| {
-        let digits = rest.get(..3)?;
-        Some((u8::from_str_radix(digits, 8).ok()?, 3))
-    })
-}
-
-/// Replaces what stands behind each backslash by the byte that `code` reads from it, with how much of it that took.
-fn unescape(text: &str, code: impl Fn(&str) -> Option<(u8, usize)>) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('\\') {
-        bytes.extend_from_slice(&rest.as_bytes()[..at]);
-        rest = &rest[at + 1..];
-        if let Some((byte, length)) = code(rest) {
-            bytes.push(byte);
-            rest = &rest[length..];
-        } else {
-            bytes.push(b'\\');
-        }
-    }
-    bytes.extend_from_slice(rest.as_bytes());
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]
@@ -121,9 +95,6 @@ mod tests {
 
     #[test]
     fn escapes_that_are_none_stay() {
-        assert_eq!(unescape_octal("/a\\040b\\9\\"), "/a b\\9\\");
         assert_eq!(unescape_udev("a\\xzz\\x2"), "a\\xzz\\x2");
-        assert_eq!(unescape_octal("é\\011é"), "é\té");
-        assert_eq!(unescape_octal("\\é0"), "\\é0");
     }
 }

@@ -56,6 +56,14 @@ pub enum Refusal {
         /// Its disk.
         disk: PathBuf,
     },
+    /// Something lies between the disk and the filesystem that was named.
+    #[error("{path} stands on {on}; only a partition of a disk, or a disk, is supported", path = path.display())]
+    Layered {
+        /// A path on the filesystem.
+        path: PathBuf,
+        /// What it stands on.
+        on: String,
+    },
     /// The kernel takes the device for read-only.
     #[error("{path} is read-only; make it writable (blockdev --setrw), or name another disk", path = path.display())]
     ReadOnly {

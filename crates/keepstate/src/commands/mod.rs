@@ -3,6 +3,7 @@
 pub(crate) mod flash;
 pub(crate) mod generate;
 pub(crate) mod image;
+pub(crate) mod imager_worker;
 pub(crate) mod key;
 pub(crate) mod store;
 pub(crate) mod undo;
@@ -20,6 +21,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<()> {
         Command::Image(args) => image::run(args, output),
         Command::Key(args) => key::run(args, output),
         Command::Store(args) => store::run(args, output),
+        Command::ImagerWorker(args) => imager_worker::run(&args),
         Command::Generate(args) => generate::run(args, output),
     }
 }

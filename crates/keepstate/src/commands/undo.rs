@@ -1,11 +1,12 @@
 //! `keepstate undo`: put back what the last flash overwrote.
 
 use anyhow::{Context, Result};
+use flash::Place;
 use flash::target::{Demands, DiskName, Target};
 use flash::undo::{Found, Undo};
 use image::Image;
 
-use super::flash::{show, space};
+use super::flash::show;
 use crate::confirm;
 use crate::context::StoreArgs;
 use crate::output::Output;
@@ -24,7 +25,7 @@ pub(crate) struct Args {
     disk: DiskName,
     /// The undo log that the flash wrote
     #[arg(long, value_name = "FILE")]
-    log: String,
+    log: Place,
     /// Store of the image that was flashed, if it is not where it was; needed only for what somebody else changed
     #[command(flatten)]
     store: StoreArgs,
@@ -40,7 +41,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
-    let medium = space::undo_existing(&args.log)?;
+    let medium = args.log.open_existing()?;
     let found = Found::read(&*medium).with_context(|| format!("reading the undo log {}", args.log))?;
     let mut target = Target::find(&args.disk)?;
     let demands = Demands { allow_partition: args.allow_partition, ..Demands::nothing() };

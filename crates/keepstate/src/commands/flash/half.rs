@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use flash::log::{Contents, Purpose};
+use flash::place::open_stage_existing;
 use flash::target::{DiskName, Target};
-use flash::{ChunkSet, Dirty, Flash, Keep};
+use flash::{ChunkSet, Dirty, Flash, Keep, Place};
+use image::Opened;
 use image::accepted::Accepted;
 
-use super::source::{ImageArgs, TrustArgs, open_stage};
-use super::{DiskArgs, KeepArgs, show, space, whole};
+use super::source::{ImageArgs, TrustArgs};
+use super::{DiskArgs, KeepArgs, show, whole};
 use crate::confirm;
 use crate::exit::WrongUsage;
 use crate::output::Output;
@@ -51,7 +53,7 @@ pub(super) struct ApplyArgs {
     trust: TrustArgs,
     /// The undo log that `flash prepare` wrote
     #[arg(long, value_name = "FILE")]
-    undo: Option<String>,
+    undo: Option<Place>,
     /// Whether the old data behind the image's end was logged too
     #[arg(long, requires = "undo")]
     undo_tail: bool,
@@ -86,17 +88,17 @@ pub(super) fn prepare(args: &PrepareArgs, output: &Output) -> Result<()> {
 }
 
 pub(super) fn apply(args: &ApplyArgs, output: &Output) -> Result<()> {
-    let stage = space::stage_existing(&args.stage)?;
+    let stage = open_stage_existing(&args.stage)?;
     let contents = Contents::read(&*stage.medium, Purpose::Stage)?.ok_or_else(|| flash::Error::Unusable {
         what: "stage",
         why: "it is empty; run `keepstate flash prepare` first".into(),
     })?;
-    let opened = open_stage(&args.stage, &contents.header.image_from, &args.trust.open()?)?;
+    let opened = Opened::staged(&args.stage, &contents.header.image_from, &args.trust.open()?)?;
     let mut target = Target::find(&args.disk)?;
     let demands = whole::demands(&args.allow, &opened);
     target.check(&demands)?;
     let keep = Keep {
-        undo: args.undo.as_deref().map(space::undo).transpose()?,
+        undo: args.undo.as_ref().map(Place::open).transpose()?,
         tail: args.undo_tail,
         stage: Some(stage),
         disk_key: target.identity.key(),

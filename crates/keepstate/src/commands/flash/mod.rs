@@ -3,13 +3,13 @@
 mod half;
 pub(crate) mod show;
 pub(crate) mod source;
-pub(crate) mod space;
-mod staged;
 mod whole;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
+use flash::Place;
+use flash::place::parse_size;
 use flash::target::DiskName;
 
 use crate::exit::WrongUsage;
@@ -104,7 +104,7 @@ impl From<Io> for sys::disk::Caching {
 pub(crate) struct KeepArgs {
     /// Log what is overwritten here, a file or a block device (DEVICE@OFFSET+LENGTH for a part of one), for `keepstate undo`
     #[arg(long, value_name = "FILE")]
-    pub(crate) undo: Option<String>,
+    pub(crate) undo: Option<Place>,
     /// Log the old data behind the image's end too
     #[arg(long, requires = "undo")]
     pub(crate) undo_tail: bool,
@@ -123,36 +123,5 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<()> {
         (None, Some(image), Some(disk)) => whole::run(&image, &disk, &args.whole, output),
         // The parser has asked for both.
         (None, ..) => Err(WrongUsage("name an image and a disk: keepstate flash IMAGE DISK".into()).into()),
-    }
-}
-
-/// Reads a size such as `100M`.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.char_indices().last() {
-        Some((at, 'k' | 'K')) => (&text[..at], 10),
-        Some((at, 'm' | 'M')) => (&text[..at], 20),
-        Some((at, 'g' | 'G')) => (&text[..at], 30),
-        _ => (text, 0),
-    };
-    let number: u64 =
-        digits.parse().map_err(|_| format!("{text:?} is no size: write 500M, 2G or a number of bytes"))?;
-    number
-        .checked_mul(1 << shift)
-        .filter(|&size| size > 0)
-        .ok_or_else(|| format!("{text:?} is no size: it must be above zero and fit 64 bits"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_size;
-
-    #[test]
-    fn sizes_are_read_as_people_write_them() {
-        assert_eq!(parse_size("100"), Ok(100));
-        assert_eq!(parse_size("4k"), Ok(4096));
-        assert_eq!(parse_size("2G"), Ok(2 << 30));
-        for wrong in ["", "M", "0", "-1", "1.5G", "99999999999G", "1T é"] {
-            assert!(parse_size(wrong).is_err(), "{wrong:?}");
-        }
     }
 }

@@ -1,15 +1,15 @@
 //! `keepstate flash IMAGE DISK`: both halves, with the disk held all the time.
 
 use anyhow::{Context, Result};
+use flash::place::open_stage;
 use flash::target::{Demands, DiskName, Kind, Target};
-use flash::{Dirty, Flash, Keep};
-use image::Reference;
+use flash::{Dirty, Flash, Keep, Place};
 use image::accepted::Accepted;
+use image::{Opened, Reference};
 
 use sys::{Disk, Medium, RealDisk};
 
-use super::source::Opened;
-use super::{DiskArgs, KeepArgs, WholeArgs, show, space};
+use super::{DiskArgs, KeepArgs, WholeArgs, show};
 use crate::confirm;
 use crate::output::Output;
 use crate::watcher::Watcher;
@@ -114,14 +114,14 @@ pub(super) fn demands(args: &DiskArgs, opened: &Opened) -> Demands {
 pub(super) fn keep(args: &KeepArgs, target: &Target, opened: &Opened) -> Result<Keep> {
     let stage = match &args.stage {
         Some(directory) => {
-            let stage = space::stage(directory)?;
+            let stage = open_stage(directory)?;
             opened.copy_documents(directory)?;
             Some(stage)
         }
         None => None,
     };
     Ok(Keep {
-        undo: args.undo.as_deref().map(space::undo).transpose()?,
+        undo: args.undo.as_ref().map(Place::open).transpose()?,
         tail: args.undo_tail,
         stage,
         disk_key: target.identity.key(),

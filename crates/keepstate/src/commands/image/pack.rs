@@ -14,11 +14,11 @@ use model::manifest::{Codec, Provenance};
 use model::{Manifest, Sha256};
 use serde::Serialize;
 
-use crate::commands::flash::parse_size;
 use crate::exit::WrongUsage;
 use crate::output::Output;
 use crate::signing;
 use crate::when::{self, End};
+use flash::place::parse_size;
 
 /// Pack a disk as an image
 ///

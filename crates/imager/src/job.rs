@@ -1,0 +1,160 @@
+//! What the imager is to do, written by the node before it lets go of the machine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use flash::Place;
+use flash::target::DiskIdentity;
+use model::Digest;
+use serde::{Deserialize, Serialize};
+
+/// The format of jobs that this release writes, and the formats that it reads.
+pub const FORMAT: u32 = 1;
+
+/// One job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Format version.
+    pub format: u32,
+    /// Which upgrade it belongs to.
+    pub upgrade: String,
+    /// What to do.
+    pub task: Task,
+    /// The disk that it is done to.
+    pub disk: DiskIdentity,
+    /// The BLAKE3 of the image's manifest, which was checked before: the imager has no clock to check an expiry by.
+    pub manifest: Digest,
+    /// Filesystems that are mounted, because what the job names stands on them. No other is.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
+    /// The stage's directory.
+    pub stage: PathBuf,
+    /// The undo log. Without one there is no way back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<Place>,
+    /// Whether the old data behind the image's end is logged too.
+    #[serde(default)]
+    pub undo_tail: bool,
+    /// Where report and log go in the end.
+    pub results: PathBuf,
+    /// How long all may take before the first write, seconds.
+    pub deadline_seconds: u64,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// Make the disk equal to the image that was staged.
+    Flash,
+    /// Make the disk equal to the old one.
+    Undo,
+}
+
+/// A filesystem that the job needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Its UUID.
+    pub uuid: String,
+    /// Its kind, as the kernel calls it: `ext4`.
+    pub kind: String,
+    /// Where it is mounted.
+    pub at: PathBuf,
+}
+
+/// Why there is no job.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("reading the job {path}", path = path.display())]
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is no job.
+    #[error("the job {path} cannot be understood", path = path.display())]
+    Parse {
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A later release wrote it.
+    #[error("the job {path} has format {format}, this release reads up to {FORMAT}", path = path.display())]
+    Format {
+        /// Which one.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
+    },
+}
+
+impl Job {
+    /// Reads a job.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        /// Read first, so that a later format says its number and not the first field it changed.
+        #[derive(Deserialize)]
+        struct FormatOnly {
+            format: u32,
+        }
+        let path = || path.to_owned();
+        let bytes = fs::read(path()).map_err(|source| Error::Read { path: path(), source })?;
+        let parse = |source| Error::Parse { path: path(), source };
+        let FormatOnly { format } = serde_json::from_slice(&bytes).map_err(parse)?;
+        if format == 0 || format > FORMAT {
+            return Err(Error::Format { path: path(), format });
+        }
+        serde_json::from_slice(&bytes).map_err(parse)
+    }
+
+    /// The bytes of its file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("a job has only string keys")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn job() -> Job {
+        Job {
+            format: FORMAT,
+            upgrade: "7".into(),
+            task: Task::Flash,
+            disk: DiskIdentity::default(),
+            manifest: Digest([3; 32]),
+            mounts: vec![Mount { uuid: "u".into(), kind: "ext4".into(), at: "/place".into() }],
+            stage: "/place/stage".into(),
+            undo: Some("/place/undo.log".parse().unwrap()),
+            undo_tail: false,
+            results: "/place".into(),
+            deadline_seconds: 600,
+        }
+    }
+
+    #[test]
+    fn a_job_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("job.json");
+        fs::write(&path, job().to_bytes()).unwrap();
+        assert_eq!(Job::read(&path).unwrap(), job());
+    }
+
+    #[test]
+    fn what_is_no_job_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("job.json");
+        assert!(matches!(Job::read(&path), Err(Error::Read { .. })));
+        for text in ["", "{}", "{\"format\": 1}", "not json"] {
+            fs::write(&path, text).unwrap();
+            assert!(matches!(Job::read(&path), Err(Error::Parse { .. })), "{text}");
+        }
+        fs::write(&path, "{\"format\": 2, \"task\": \"dance\"}").unwrap();
+        assert!(matches!(Job::read(&path), Err(Error::Format { format: 2, .. })));
+    }
+}

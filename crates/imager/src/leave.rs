@@ -1,0 +1,75 @@
+//! How the imager leaves: what systemd or the kernel asked for, once the disk is whole.
+
+use std::fmt;
+use std::time::Duration;
+
+use rustix::system::RebootCommand;
+
+/// What the machine does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// A restart through the firmware. The only one at which a job is done.
+    Restart,
+    /// Power off.
+    PowerOff,
+    /// Halt.
+    Halt,
+    /// Into the kernel that somebody loaded.
+    Kexec,
+}
+
+impl Verb {
+    /// What systemd asks of `/run/initramfs/shutdown` by its first argument. The kernel gives its init no verb: it starts the
+    /// imager for the job, which ends in a restart.
+    pub fn of_arguments(mut arguments: impl Iterator<Item = String>) -> Self {
+        match arguments.next().as_deref() {
+            Some("poweroff") => Self::PowerOff,
+            Some("halt") => Self::Halt,
+            Some("kexec") => Self::Kexec,
+            _ => Self::Restart,
+        }
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Restart => "restart",
+            Self::PowerOff => "power off",
+            Self::Halt => "halt",
+            Self::Kexec => "kexec",
+        })
+    }
+}
+
+/// Leaves. Where the kernel refuses a verb, by a restart.
+pub fn leave(verb: Verb) -> ! {
+    rustix::fs::sync();
+    let command = match verb {
+        Verb::Restart => RebootCommand::Restart,
+        Verb::PowerOff => RebootCommand::PowerOff,
+        Verb::Halt => RebootCommand::Halt,
+        Verb::Kexec => RebootCommand::Kexec,
+    };
+    let _ = rustix::system::reboot(command);
+    let _ = rustix::system::reboot(RebootCommand::Restart);
+    // PID 1 must not end.
+    loop {
+        std::thread::sleep(Duration::from_mins(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verb_is_what_systemd_says() {
+        let verb = |words: &[&str]| Verb::of_arguments(words.iter().map(ToString::to_string));
+        assert_eq!(verb(&["reboot"]), Verb::Restart);
+        assert_eq!(verb(&[]), Verb::Restart, "the kernel's init has none");
+        assert_eq!(verb(&["poweroff", "--timeout", "90"]), Verb::PowerOff);
+        assert_eq!(verb(&["halt"]), Verb::Halt);
+        assert_eq!(verb(&["kexec"]), Verb::Kexec);
+    }
+}

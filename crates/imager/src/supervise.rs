@@ -1,0 +1,161 @@
+//! What PID 1 does when a worker has ended. Decided here, without doing anything, so that every case can be tried.
+
+use crate::job::Task;
+
+/// How often a job is begun while the disk was not written to: once more, in case it was chance.
+const TRIES_BEFORE: u32 = 2;
+/// How often a flash goes on that had begun to write, before the old disk is put back instead.
+const TRIES_TO_FINISH: u32 = 4;
+/// How often an undo is tried before the machine waits for a person.
+const TRIES_TO_UNDO: u32 = 4;
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It did what the job says.
+    Done,
+    /// It did not, for whatever reason; also when it died, or was ended because time was over.
+    Failed,
+}
+
+/// What the disk is now. Sector 0 tells: it is the first that is written and the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disk {
+    /// It boots: it is the old one, or the new one.
+    Boots,
+    /// It is half one and half another, and does not boot.
+    Between,
+}
+
+/// What PID 1 does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Starts a worker with this task.
+    Work(Task),
+    /// Leaves by a restart: the disk boots.
+    Leave,
+    /// Stays, because the disk does not boot and nothing more can be tried: a person is needed.
+    Stay,
+}
+
+/// What has been tried.
+#[derive(Clone, Debug)]
+pub struct Course {
+    task: Task,
+    has_undo: bool,
+    tries: u32,
+    has_written: bool,
+}
+
+impl Course {
+    /// Nothing yet.
+    pub fn new(task: Task, has_undo: bool) -> Self {
+        Self { task, has_undo, tries: 1, has_written: false }
+    }
+
+    /// The task that is being tried.
+    pub fn task(&self) -> Task {
+        self.task
+    }
+
+    /// What to do now that a worker has ended. `late`: the deadline, which counts only before the first write, is over.
+    pub fn next(&mut self, ended: Ended, disk: Disk, late: bool) -> Next {
+        match (ended, disk) {
+            (Ended::Done, Disk::Boots) => Next::Leave,
+            // It says that it is done, and the disk says that it is not: the disk is believed.
+            (Ended::Done | Ended::Failed, Disk::Between) => self.finish(),
+            (Ended::Failed, Disk::Boots) => {
+                let again = !late && self.tries < TRIES_BEFORE;
+                self.tries += 1;
+                if again { Next::Work(self.task) } else { Next::Leave }
+            }
+        }
+    }
+
+    /// After the first write: on, or back, or a person.
+    fn finish(&mut self) -> Next {
+        if !self.has_written {
+            (self.has_written, self.tries) = (true, 1);
+        }
+        let most = match self.task {
+            Task::Flash => TRIES_TO_FINISH,
+            Task::Undo => TRIES_TO_UNDO,
+        };
+        if self.tries < most {
+            self.tries += 1;
+            return Next::Work(self.task);
+        }
+        if self.task == Task::Flash && self.has_undo {
+            (self.task, self.tries) = (Task::Undo, 1);
+            return Next::Work(Task::Undo);
+        }
+        Next::Stay
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a course does when its workers always fail, with the disk in this state.
+    fn always_failing(task: Task, has_undo: bool, disk: Disk) -> Vec<Next> {
+        let mut course = Course::new(task, has_undo);
+        let mut steps = Vec::new();
+        for _ in 0..50 {
+            let next = course.next(Ended::Failed, disk, false);
+            steps.push(next);
+            if !matches!(next, Next::Work(_)) {
+                return steps;
+            }
+        }
+        panic!("it never ends: {steps:?}");
+    }
+
+    #[test]
+    fn what_is_done_is_left() {
+        for task in [Task::Flash, Task::Undo] {
+            assert_eq!(Course::new(task, true).next(Ended::Done, Disk::Boots, true), Next::Leave);
+        }
+    }
+
+    #[test]
+    fn before_the_first_write_a_failure_ends_in_the_old_os() {
+        let again = Next::Work(Task::Flash);
+        assert_eq!(always_failing(Task::Flash, true, Disk::Boots), [again, Next::Leave]);
+    }
+
+    #[test]
+    fn a_deadline_before_the_first_write_ends_in_the_old_os_at_once() {
+        assert_eq!(Course::new(Task::Flash, true).next(Ended::Failed, Disk::Boots, true), Next::Leave);
+    }
+
+    #[test]
+    fn after_the_first_write_time_is_no_reason_to_stop() {
+        assert_eq!(Course::new(Task::Flash, true).next(Ended::Failed, Disk::Between, true), Next::Work(Task::Flash));
+    }
+
+    #[test]
+    fn a_flash_that_cannot_be_finished_is_undone_and_then_a_person_is_needed() {
+        let steps = always_failing(Task::Flash, true, Disk::Between);
+        let flashes = steps.iter().filter(|next| **next == Next::Work(Task::Flash)).count();
+        let undos = steps.iter().filter(|next| **next == Next::Work(Task::Undo)).count();
+        assert_eq!((flashes, undos, steps.last()), (3, 4, Some(&Next::Stay)));
+        let without = always_failing(Task::Flash, false, Disk::Between);
+        assert!(!without.contains(&Next::Work(Task::Undo)));
+        assert_eq!(without.last(), Some(&Next::Stay), "a disk that does not boot is never left");
+    }
+
+    #[test]
+    fn an_undo_that_works_after_all_is_left() {
+        let mut course = Course::new(Task::Flash, true);
+        while course.next(Ended::Failed, Disk::Between, false) == Next::Work(Task::Flash) {}
+        assert_eq!(course.task(), Task::Undo);
+        assert_eq!(course.next(Ended::Done, Disk::Boots, false), Next::Leave);
+    }
+
+    /// A worker that is wrong about itself must not make the machine boot half a disk.
+    #[test]
+    fn the_disk_is_believed_and_not_the_worker() {
+        assert_eq!(Course::new(Task::Flash, false).next(Ended::Done, Disk::Between, false), Next::Work(Task::Flash));
+    }
+}

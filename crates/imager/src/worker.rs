@@ -1,0 +1,283 @@
+//! The worker: finds the disk that the job names, mounts what the job names, flashes or undoes, and says how it ended.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use flash::log::{Contents, Purpose};
+use flash::place::open_stage_existing;
+use flash::target::{Demands, Target, filesystem_device};
+use flash::undo::{Found, Undo};
+use flash::{Dirty, Flash, Keep, Place};
+use image::{Image, Opened, Trust};
+use model::report::{FlashReport, UndoReport};
+use serde::{Deserialize, Serialize};
+use sys::disk::Caching;
+
+use crate::job::{self, Job, Task};
+use crate::mounts;
+
+/// How long disks may take to appear: controllers are still being looked through when PID 1 starts.
+const DISKS_SECONDS: u64 = 60;
+/// Name of the file in [`crate::RUN`] that names the disk while it may be written to.
+pub const WRITING: &str = "writing";
+/// Name of the file in the job's results that says how it ended.
+pub const RESULT: &str = "imager.json";
+
+/// How a job ended, for the node to read after the next boot.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ending {
+    /// Format version: 1.
+    pub format: u32,
+    /// Which upgrade.
+    pub upgrade: String,
+    /// What was done.
+    pub task: Task,
+    /// Whether it was done to the end.
+    pub done: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Seconds that the worker took.
+    pub seconds: f64,
+    /// What the flash did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flash: Option<FlashReport>,
+    /// What the undo did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<UndoReport>,
+}
+
+/// Why a job was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is none.
+    #[error(transparent)]
+    Job(#[from] job::Error),
+    /// The disk is not there, or is not the one, or is in use.
+    #[error("finding the disk that the job names")]
+    Disk(#[from] flash::target::Refusal),
+    /// A filesystem that the job names cannot be used.
+    #[error("mounting the filesystem {uuid} at {at}", at = at.display())]
+    Mount {
+        /// Which one.
+        uuid: String,
+        /// Where.
+        at: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The image that was staged cannot be used.
+    #[error("opening the image that was staged")]
+    Image(#[from] image::opened::Error),
+    /// The flash or undo failed.
+    #[error(transparent)]
+    Flash(#[from] flash::Error),
+    /// The stage is of another image than the one that was checked.
+    #[error("the stage holds another image than the job names: its manifest has digest {found}, not {wanted}")]
+    OtherImage {
+        /// What is there.
+        found: model::Digest,
+        /// What the job names.
+        wanted: model::Digest,
+    },
+    /// A file of ours could not be written.
+    #[error("writing {path}", path = path.display())]
+    Write {
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Does `task` of the job at `path`. What it says goes to standard error, which PID 1 reads.
+pub fn run(path: &Path, task: Task) -> Result<(), Error> {
+    let begin = Instant::now();
+    let job = Job::read(path)?;
+    let target = wait_for_disk(&job)?;
+    mount_all(&job)?;
+    let mut ending = Ending {
+        format: 1,
+        upgrade: job.upgrade.clone(),
+        task,
+        done: false,
+        why: None,
+        seconds: 0.0,
+        flash: None,
+        undo: None,
+    };
+    let result = match task {
+        Task::Flash => flash(&job, target).map(|report| ending.flash = Some(report)),
+        Task::Undo => undo(&job, target).map(|report| ending.undo = Some(report)),
+    };
+    ending.done = result.is_ok();
+    ending.why = result.as_ref().err().map(|error| chain(error));
+    ending.seconds = begin.elapsed().as_secs_f64();
+    let written = write_durably(&job.results.join(RESULT), &serde_json::to_vec_pretty(&ending).unwrap_or_default());
+    result.and(written)
+}
+
+/// An error and its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn wait_for_disk(job: &Job) -> Result<Target, Error> {
+    let begin = Instant::now();
+    loop {
+        match Target::find_again(&job.disk) {
+            Ok(target) => return Ok(target),
+            Err(refusal) if begin.elapsed() > Duration::from_secs(DISKS_SECONDS) => return Err(refusal.into()),
+            Err(_) => thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+fn mount_all(job: &Job) -> Result<(), Error> {
+    for job::Mount { uuid, kind, at } in &job.mounts {
+        // An earlier worker may have done it.
+        if mounts::is_mounted(at).unwrap_or(false) {
+            continue;
+        }
+        let device = filesystem_device(uuid)?;
+        mounts::mount(&device, kind, at).map_err(|source| Error::Mount {
+            uuid: uuid.clone(),
+            at: at.clone(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+fn flash(job: &Job, mut target: Target) -> Result<FlashReport, Error> {
+    let stage = open_stage_existing(&job.stage)?;
+    let empty = || flash::Error::Unusable { what: "stage", why: "it is empty".into() };
+    let contents = Contents::read(&*stage.medium, Purpose::Stage)?.ok_or_else(empty)?;
+    // Signature and expiry were checked by the node, which has keys and a clock; here the digest stands for both.
+    let opened = Opened::staged(&job.stage, &contents.header.image_from, &Trust::Anything)?;
+    if opened.digest != job.manifest {
+        return Err(Error::OtherImage { found: opened.digest, wanted: job.manifest });
+    }
+    let demands = Demands::of(opened.image.manifest());
+    let keep = Keep {
+        undo: job.undo.as_ref().map(Place::open).transpose()?,
+        tail: job.undo_tail,
+        stage: Some(stage),
+        disk_key: target.identity.key(),
+        image_from: opened.from.clone(),
+    };
+    if !is_between(&target) {
+        // Before the first write every fact that was recorded has to hold; after it, the disk holds something else.
+        target.is(&job.disk)?;
+    }
+    let disk = target.open(&demands, Caching::Auto)?;
+    let watch = Said::default();
+    let flash = Flash { disk: &disk, image: &opened.image, workers: flash::WORKERS, watch: &watch };
+    let mut prepared = flash.reopen(&keep)?;
+    mark_writing(&target)?;
+    let mut report = flash.apply(&mut prepared, &Dirty::Everything, None)?;
+    report.disk = target.path.display().to_string();
+    Ok(report)
+}
+
+fn undo(job: &Job, mut target: Target) -> Result<UndoReport, Error> {
+    let missing = || flash::Error::Unusable { what: "undo log", why: "the job names none".into() };
+    let medium = job.undo.as_ref().ok_or_else(missing)?.open_existing()?;
+    let found = Found::read(&*medium)?;
+    let demands = Demands::nothing();
+    if found.disk_key() != target.identity.key() {
+        let why = format!("it belongs to another disk, {}", found.disk_key());
+        return Err(flash::Error::Unusable { what: "undo log", why }.into());
+    }
+    target.sector_size = target.sector_size.max(found.manifest()?.sector_size);
+    let disk = target.open(&demands, Caching::Auto)?;
+    let image = || {
+        let staged = Opened::staged(&job.stage, found.image_from(), &Trust::Anything);
+        staged.map(|opened| opened.image).or_else(|_| open_elsewhere(&found))
+    };
+    let watch = Said::default();
+    let undo = Undo { disk: &disk, medium, found: &found, image: &image, workers: flash::WORKERS, watch: &watch };
+    mark_writing(&target)?;
+    let mut report = undo.run()?;
+    report.disk = target.path.display().to_string();
+    Ok(report)
+}
+
+/// The image from where it came, for an undo whose stage is gone.
+fn open_elsewhere(found: &Found) -> flash::Result<Image> {
+    let (url, folder) = found.image_from();
+    let store = store::open(url).map_err(image::open::Error::from)?;
+    Ok(Image::open(store::Transfer::new(store), folder, found.manifest()?)?)
+}
+
+/// Whether the disk is half one and half another: its sector 0 is zero.
+pub fn is_between(target: &Target) -> bool {
+    crate::init::does_boot(&target.path) == Some(false)
+}
+
+/// Tells PID 1 which disk may be written to from now on.
+fn mark_writing(target: &Target) -> Result<(), Error> {
+    let path = Path::new(crate::RUN).join(WRITING);
+    fs::write(&path, target.path.display().to_string()).map_err(|source| Error::Write { path, source })
+}
+
+/// Writes a file so that it is there whole, or as it was, whatever happens.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let write = || {
+        let beside = path.with_extension("new");
+        let mut file = fs::File::create(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        fs::File::open(path.parent().unwrap_or(path))?.sync_all()
+    };
+    write().map_err(|source| Error::Write { path: path.into(), source })
+}
+
+/// Says on standard error how far a flash is, a line every few seconds.
+#[derive(Default)]
+struct Said {
+    state: Mutex<Option<(&'static str, u64, Instant)>>,
+    done: AtomicU64,
+}
+
+impl flash::Watch for Said {
+    fn phase(&self, name: &'static str, bytes: u64) {
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *state = Some((name, bytes, Instant::now()));
+        self.done.store(0, Ordering::Relaxed);
+        say(&format!("{name}, {} MiB", bytes >> 20));
+    }
+
+    fn advance(&self, bytes: u64) {
+        const EVERY: Duration = Duration::from_secs(2);
+        let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some((name, all, last)) = &mut *state
+            && last.elapsed() >= EVERY
+        {
+            *last = Instant::now();
+            say(&format!("{name}, {} of {} MiB", done >> 20, *all >> 20));
+        }
+    }
+
+    fn pace(&self, _bytes: u64) {}
+}
+
+/// Says a line to PID 1.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

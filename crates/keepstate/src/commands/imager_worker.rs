@@ -1,0 +1,30 @@
+//! `keepstate imager-worker`: what the imager's PID 1 starts. Nobody types it.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use imager::job::Task;
+
+/// Do the imager's job.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// The job's file
+    job: PathBuf,
+    /// Which of both ways
+    task: Way,
+}
+
+/// A task, as it is written on the command line.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Way {
+    Flash,
+    Undo,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let task = match args.task {
+        Way::Flash => Task::Flash,
+        Way::Undo => Task::Undo,
+    };
+    Ok(imager::worker::run(&args.job, task)?)
+}
