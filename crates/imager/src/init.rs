@@ -71,7 +71,7 @@ fn serve(console: &Arc<Console>, verb: Verb) -> Option<Verb> {
     let deadline = Instant::now() + Duration::from_secs(job.deadline_seconds);
     let mut course = Course::new(job.task, job.undo.is_some());
     let next = loop {
-        let ended = work(console, course.task(), deadline);
+        let ended = work(console, &job, course.task(), deadline);
         let disk = disk_now();
         let next = course.next(ended, disk, Instant::now() >= deadline);
         console.say(&format!("the worker ended: {ended:?}; the disk: {disk:?}; next: {next:?}"));
@@ -98,13 +98,14 @@ fn release_old_root(console: &Console) {
 }
 
 /// Runs one worker to its end.
-fn work(console: &Arc<Console>, task: Task, deadline: Instant) -> Ended {
+fn work(console: &Arc<Console>, job: &Job, task: Task, deadline: Instant) -> Ended {
     let name = match task {
         Task::Flash => "flash",
         Task::Undo => "undo",
     };
     let started = Command::new("/proc/self/exe")
         .args([WORKER, JOB, name])
+        .envs(&job.environment)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -1,5 +1,6 @@
 //! What the imager is to do, written by the node before it lets go of the machine.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -37,6 +38,9 @@ pub struct Job {
     pub undo_tail: bool,
     /// Where report and log go in the end.
     pub results: PathBuf,
+    /// Environment of the worker: how the store is reached where something has to be fetched after all.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
     /// How long all may take before the first write, seconds.
     pub deadline_seconds: u64,
 }
@@ -133,6 +137,7 @@ mod tests {
             undo: Some("/place/undo.log".parse().unwrap()),
             undo_tail: false,
             results: "/place".into(),
+            environment: BTreeMap::from([("AWS_REGION".into(), "eu-west-1".into())]),
             deadline_seconds: 600,
         }
     }

@@ -120,8 +120,9 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
     ending.done = result.is_ok();
     ending.why = result.as_ref().err().map(|error| chain(error));
     ending.seconds = begin.elapsed().as_secs_f64();
-    let written = write_durably(&job.results.join(RESULT), &serde_json::to_vec_pretty(&ending).unwrap_or_default());
-    result.and(written)
+    let path = job.results.join(RESULT);
+    let bytes = serde_json::to_vec_pretty(&ending).expect("an ending has only string keys");
+    result.and(sys::replace_file(&path, &bytes).map_err(|source| Error::Write { path, source }))
 }
 
 /// An error and its causes in one line.
@@ -232,19 +233,6 @@ pub fn is_between(target: &Target) -> bool {
 fn mark_writing(target: &Target) -> Result<(), Error> {
     let path = Path::new(crate::RUN).join(WRITING);
     fs::write(&path, target.path.display().to_string()).map_err(|source| Error::Write { path, source })
-}
-
-/// Writes a file so that it is there whole, or as it was, whatever happens.
-pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let write = || {
-        let beside = path.with_extension("new");
-        let mut file = fs::File::create(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        fs::File::open(path.parent().unwrap_or(path))?.sync_all()
-    };
-    write().map_err(|source| Error::Write { path: path.into(), source })
 }
 
 /// Says on standard error how far a flash is, a line every few seconds.

@@ -44,6 +44,7 @@ pub(crate) enum Command {
     Undo(commands::undo::Args),
     Image(commands::image::Args),
     Key(commands::key::Args),
+    Node(commands::node::Args),
     Store(commands::store::Args),
     #[command(hide = true)]
     ImagerWorker(commands::imager_worker::Args),

@@ -1,7 +1,7 @@
 //! Making writes last, and not believing a second try after the first one failed.
 
-use std::fs::File;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -33,9 +33,31 @@ pub(crate) fn flush_parent(path: &Path) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
+/// Writes a file so that it is there whole or as it was, whatever happens, and lasts once this returns.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let beside = path.with_added_extension("new");
+    let mut file = File::create(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    flush_parent(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_replaced_and_nothing_is_left_beside_it() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("file.json");
+        for bytes in [b"one".as_slice(), b"two, longer", b""] {
+            replace_file(&path, bytes).expect("space");
+            assert_eq!(fs::read(&path).expect("a file"), bytes);
+        }
+        assert_eq!(fs::read_dir(folder.path()).expect("a directory").count(), 1);
+        assert!(replace_file(&folder.path().join("none/file"), b"").is_err());
+    }
 
     #[test]
     fn after_a_failed_flush_none_succeeds() {

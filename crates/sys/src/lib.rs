@@ -17,6 +17,7 @@ mod zero;
 
 pub use aligned::AlignedBuf;
 pub use disk::RealDisk;
+pub use durable::replace_file;
 pub use medium::{Disk, Medium};
 pub use medium_file::MediumFile;
 pub use pace::Pace;

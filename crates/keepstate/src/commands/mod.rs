@@ -5,6 +5,7 @@ pub(crate) mod generate;
 pub(crate) mod image;
 pub(crate) mod imager_worker;
 pub(crate) mod key;
+pub(crate) mod node;
 pub(crate) mod store;
 pub(crate) mod undo;
 
@@ -19,6 +20,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<()> {
         Command::Flash(args) => flash::run(args, output),
         Command::Undo(args) => undo::run(&args, output),
         Command::Image(args) => image::run(args, output),
+        Command::Node(args) => node::run(&args, output),
         Command::Key(args) => key::run(args, output),
         Command::Store(args) => store::run(args, output),
         Command::ImagerWorker(args) => imager_worker::run(&args),

@@ -1,0 +1,192 @@
+//! `keepstate node`: one node's upgrade, from the node's side.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use image::Opened;
+use indicatif::HumanBytes;
+use node::node::Status;
+use node::trial::Came;
+use node::{Config, Node};
+use steps::What;
+
+use super::flash::source::ImageArgs;
+use crate::confirm;
+use crate::output::Output;
+use crate::progress::Progress;
+
+const EXAMPLES: &str = "\
+Examples:
+  keepstate node preflight debian:stable
+  keepstate node prepare debian:stable
+  keepstate node upgrade debian:stable --yes
+  keepstate node status";
+
+/// Upgrade this node: replace its OS, keep its state.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The node's configuration
+    #[arg(long, global = true, value_name = "FILE", default_value = node::config::PATH)]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    /// Look at everything that can be known to be wrong; change nothing
+    Preflight(ImageToTake),
+    /// Stage and log everything while the node serves, and predict the outage
+    Prepare(ImageToTake),
+    /// Prepare, drain, and restart into the imager, which flashes
+    Upgrade(Upgrade),
+    /// Say where the upgrade stands
+    Status,
+    /// Keep the new OS, and give up the way back
+    Commit(Sure),
+    /// Call the old OS back
+    Rollback(Sure),
+    /// Take back what was prepared
+    Abort,
+    /// Learn what the imager did, and try the new OS: run once after every boot
+    Trial,
+}
+
+/// Which image.
+#[derive(clap::Args, Debug)]
+struct ImageToTake {
+    /// The image: name@version, name:channel, or a packed directory
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    #[command(flatten)]
+    source: ImageArgs,
+}
+
+#[derive(clap::Args, Debug)]
+struct Upgrade {
+    #[command(flatten)]
+    take: ImageToTake,
+    #[command(flatten)]
+    sure: Sure,
+}
+
+#[derive(clap::Args, Debug)]
+struct Sure {
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    yes: bool,
+}
+
+impl ImageToTake {
+    /// Opens it, with the configuration's store and keys where none are named.
+    fn open(&self, config: &Config) -> Result<Opened> {
+        let mut source = self.source.clone();
+        source.store.store = source.store.store.or_else(|| config.store.clone());
+        if source.trust.trust.is_empty() {
+            source.trust.trust.clone_from(&config.trust);
+        }
+        source.open(&self.image)
+    }
+}
+
+/// Shows a flash's progress for as long as it lasts.
+struct Shown(Progress);
+
+impl flash::Watch for Shown {
+    fn phase(&self, name: &'static str, bytes: u64) {
+        self.0.phase(name, bytes);
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.0.advance(bytes);
+    }
+
+    fn pace(&self, _bytes: u64) {}
+}
+
+pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
+    let config = Config::read(&args.config)?;
+    let node = Node::open(config)?;
+    match &args.command {
+        Command::Preflight(take) => preflight(&node, &take.open(&node.config)?, output),
+        Command::Prepare(take) => {
+            let plan = node.prepare(take.open(&node.config)?, Box::new(Shown(output.progress())))?;
+            output.print(&plan, || super::flash::show::plan(&take.image, "the root disk", &plan))
+        }
+        Command::Upgrade(Upgrade { take, sure }) => {
+            let opened = take.open(&node.config)?;
+            let question = format!("Replace this node's OS by {}? It restarts.", opened.title());
+            confirm::ask(&question, sure.yes)?;
+            node.upgrade(opened, Box::new(Shown(output.progress())))?;
+            status(&node, output)
+        }
+        Command::Status => status(&node, output),
+        Command::Commit(sure) => {
+            confirm::ask("Keep the new OS, and give up the way back?", sure.yes)?;
+            node.commit()?;
+            status(&node, output)
+        }
+        Command::Rollback(sure) => {
+            confirm::ask("Put the old OS back? The node restarts.", sure.yes)?;
+            node.roll_back()?;
+            status(&node, output)
+        }
+        Command::Abort => {
+            node.abort()?;
+            status(&node, output)
+        }
+        Command::Trial => {
+            let came = match node.trial()? {
+                Came::Nothing => "nothing waits for a trial",
+                Came::Passed => "the new OS has passed its trial; `keepstate node commit` keeps it",
+                Came::Committed => "the new OS is committed",
+                Came::RollingBack => "the new OS failed its trial: the old one is called back",
+                Came::OldOs => "the old OS is back",
+            };
+            output.note(came);
+            status(&node, output)
+        }
+    }
+}
+
+fn preflight(node: &Node, opened: &Opened, output: &Output) -> Result<()> {
+    let findings = node.preflight(opened);
+    let size = HumanBytes(opened.image.manifest().disk_size);
+    output.print(&findings, || {
+        let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
+        format!("{} ({size}) onto this node:\n{lines}", opened.title())
+    })?;
+    let refused = findings.iter().filter(|finding| finding.is_refusal()).count();
+    if refused > 0 {
+        return Err(node::Error::Refused(format!("{refused} of {} checks say no", findings.len())).into());
+    }
+    Ok(())
+}
+
+fn status(node: &Node, output: &Output) -> Result<()> {
+    let status = node.status()?;
+    output.print(&status, || text(&status))
+}
+
+fn text(status: &Status) -> String {
+    let Some((record, state)) = status.upgrade.as_ref().zip(status.state) else {
+        return "this node was never upgraded\n".into();
+    };
+    let mut text = format!("upgrade {} to {}: {state}\n", record.id, record.image);
+    for entry in &status.journal {
+        let what = match entry.what {
+            What::Begun => "begun",
+            What::Done => "done",
+            What::Failed => "failed",
+            What::Reverted => "taken back",
+            What::Noted | What::Unknown => "",
+        };
+        let why =
+            entry.text.as_deref().unwrap_or_default().trim().replace('\n', "\n                                  ");
+        let line = format!("  {} {:<9} {what:<10} {why}", entry.time.strftime("%H:%M:%S"), entry.step);
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}

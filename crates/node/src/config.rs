@@ -1,0 +1,121 @@
+//! What a node's owner has decided: `/etc/keepstate/node.toml`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// Where it stands.
+pub const PATH: &str = "/etc/keepstate/node.toml";
+
+/// A node's configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// The directory for journal, stage and undo log, on a disk that is not flashed.
+    pub place: PathBuf,
+    /// The store that image names are looked up in.
+    #[serde(default)]
+    pub store: Option<String>,
+    /// Public keys; an image must be signed with one of them.
+    #[serde(default)]
+    pub trust: Vec<PathBuf>,
+    /// Directories that hold data: who owns them is compared with the image's users.
+    #[serde(default)]
+    pub data: Vec<PathBuf>,
+    /// Directory of hooks.
+    #[serde(default = "hooks")]
+    pub hooks: PathBuf,
+    /// What the new OS has to show before it is committed.
+    #[serde(default)]
+    pub trial: Trial,
+}
+
+/// What the new OS has to show.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Trial {
+    /// How long it may take, seconds.
+    pub deadline_seconds: u64,
+    /// The datastore's units: started in the trial's second phase, and only then.
+    pub units: Vec<String>,
+    /// TCP ports on this node that must answer.
+    pub ports: Vec<u16>,
+    /// Commit by itself once the trial has succeeded; otherwise `keepstate node commit` does.
+    pub commit: bool,
+}
+
+impl Default for Trial {
+    fn default() -> Self {
+        Self { deadline_seconds: 600, units: Vec::new(), ports: Vec::new(), commit: true }
+    }
+}
+
+fn hooks() -> PathBuf {
+    "/etc/keepstate/hooks".into()
+}
+
+impl Config {
+    /// Reads it.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(|source| Error::File {
+            doing: "reading the configuration",
+            path: path.into(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self> {
+        let config: Self =
+            toml::from_str(text).map_err(|source| Error::Config { path: path.into(), why: source.to_string() })?;
+        let wrong = |why: &str| Err(Error::Config { path: path.into(), why: why.into() });
+        if !config.place.is_absolute() {
+            return wrong("place has to be an absolute path");
+        }
+        if config.trial.deadline_seconds == 0 {
+            return wrong("a trial without any time cannot succeed: deadline-seconds has to be above zero");
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config> {
+        Config::parse(text, Path::new("node.toml"))
+    }
+
+    #[test]
+    fn what_is_not_said_has_its_default() {
+        let config = parse("place = '/data/keepstate'").unwrap();
+        assert_eq!(config.trial, Trial::default());
+        assert_eq!(config.hooks, Path::new("/etc/keepstate/hooks"));
+    }
+
+    #[test]
+    fn all_of_it_is_read() {
+        let text = "place = '/data/keepstate'\nstore = 's3://images/os'\ntrust = ['/etc/keepstate/ci.pub']\n\
+                    [trial]\ndeadline-seconds = 60\nunits = ['mariadb.service']\nports = [3306]\ncommit = false\n";
+        let config = parse(text).unwrap();
+        assert_eq!((config.trial.ports, config.trial.commit), (vec![3306], false));
+    }
+
+    #[test]
+    fn a_mistake_is_named() {
+        for (text, says) in [
+            ("", "place"),
+            ("place = 'data'", "absolute"),
+            ("place = '/data'\nplcae = 1", "plcae"),
+            ("place = '/data'\n[trial]\ndeadline-seconds = 0", "above zero"),
+            ("place = '/data'\n[trial]\nports = [99999]", "ports"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(says), "{text:?}: {error}");
+        }
+    }
+}

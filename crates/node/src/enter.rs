@@ -1,0 +1,69 @@
+//! Entering the imager: its program and its job are put into memory, and the machine is asked to restart.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use imager::Job;
+use imager::job::{FORMAT, Task};
+use steps::Failure;
+
+use crate::error::{Error, Result};
+use crate::place::Place;
+use crate::record::Record;
+
+/// How long the imager may take before the first write: finding disks and reading one again.
+const DEADLINE_SECONDS: u64 = 30 * 60;
+
+/// The job that does `task` for the upgrade.
+pub fn job(task: Task, record: &Record, place: &Place) -> Result<Job> {
+    let path = "/proc/self/mountinfo";
+    let mountinfo =
+        fs::read_to_string(path).map_err(|source| Error::File { doing: "reading", path: path.into(), source })?;
+    let (mount, there) = place.in_imager(&mountinfo)?;
+    Ok(Job {
+        format: FORMAT,
+        upgrade: record.id.clone(),
+        task,
+        disk: record.disk.clone(),
+        manifest: record.manifest,
+        mounts: vec![mount],
+        stage: there.stage(),
+        undo: Some(flash::Place { path: there.undo(), region: None }),
+        undo_tail: false,
+        results: there.directory().into(),
+        environment: std::env::vars().filter(|(name, _)| is_of_the_store(name)).collect(),
+        deadline_seconds: DEADLINE_SECONDS,
+    })
+}
+
+/// Whether a variable says how the store is reached: credentials, endpoints, proxies, certificates.
+fn is_of_the_store(name: &str) -> bool {
+    const PROXIES: [&str; 4] = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
+    ["AWS_", "SSL_CERT_"].iter().any(|prefix| name.starts_with(prefix))
+        || PROXIES.contains(&name.to_ascii_lowercase().as_str())
+}
+
+/// Puts program and job where systemd hands over to them at the end of its shutdown. Changes nothing on any disk.
+pub fn arm(job: &Job) -> Result<()> {
+    let path = "/proc/self/exe";
+    let program = fs::read(path).map_err(|source| Error::File { doing: "reading", path: path.into(), source })?;
+    crate::takeover::arm(&crate::takeover::Roots::here(), &program, &[(imager::JOB, &job.to_bytes())])?;
+    Ok(())
+}
+
+/// Takes away what [`arm`] has put there.
+pub fn disarm() -> Result<()> {
+    Ok(crate::takeover::disarm(&crate::takeover::Roots::here())?)
+}
+
+/// Asks systemd for an orderly restart. Returns at once; what is left of this process ends with the OS.
+pub fn restart() -> Result<(), Failure> {
+    let output = Command::new("systemctl").args(["--no-block", "reboot"]).stdin(Stdio::null()).output();
+    match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => {
+            Err(Failure::last(format!("systemctl reboot: {}", String::from_utf8_lossy(&output.stderr).trim())))
+        }
+        Err(error) => Err(Failure::last(format!("running systemctl reboot: {error}"))),
+    }
+}

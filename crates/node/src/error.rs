@@ -1,0 +1,49 @@
+//! What can go wrong with a node's upgrade: what was being done, to what, why, what next.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a node's upgrade did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file of ours.
+    #[error("{doing} {path}", path = path.display())]
+    File {
+        /// What was being done to it.
+        doing: &'static str,
+        /// Which one.
+        path: PathBuf,
+        /// Why that failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The configuration cannot be used.
+    #[error("the configuration {path} cannot be used: {why}", path = path.display())]
+    Config {
+        /// Where it stands.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// Preflight or a later check says no. Nothing was changed.
+    #[error("{0}")]
+    Refused(String),
+    /// The disk.
+    #[error(transparent)]
+    Disk(#[from] flash::target::Refusal),
+    /// The flash.
+    #[error(transparent)]
+    Flash(#[from] flash::Error),
+    /// The image.
+    #[error(transparent)]
+    Image(#[from] image::opened::Error),
+    /// A step.
+    #[error(transparent)]
+    Step(#[from] steps::Error),
+    /// The way into the imager.
+    #[error(transparent)]
+    Takeover(#[from] crate::takeover::Error),
+}
+
+/// A result of a node's upgrade.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

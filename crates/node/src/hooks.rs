@@ -1,0 +1,220 @@
+//! Hooks: what the node's owner wants done at certain moments, as executables in directories.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use steps::Failure;
+
+/// How long the hooks of a moment may take that have no step of their own.
+pub const LIMIT: Duration = Duration::from_mins(10);
+/// What of a hook's output is kept, bytes.
+const OUTPUT_BYTES_MAX: u64 = 64 << 10;
+
+/// A moment at which hooks are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Moment {
+    /// Before anything: may say no.
+    Preflight,
+    /// Takes the node out of traffic.
+    Drain,
+    /// Brings the datastore to rest.
+    Quiesce,
+    /// In the new OS: may say no, which rolls back.
+    Trial,
+    /// Takes the node back into traffic.
+    Undrain,
+    /// After the commit.
+    Committed,
+    /// After the old OS has come back.
+    RolledBack,
+}
+
+impl Moment {
+    /// The directory of its hooks.
+    pub fn directory(self) -> &'static str {
+        match self {
+            Self::Preflight => "preflight.d",
+            Self::Drain => "drain.d",
+            Self::Quiesce => "quiesce.d",
+            Self::Trial => "trial.d",
+            Self::Undrain => "undrain.d",
+            Self::Committed => "committed.d",
+            Self::RolledBack => "rolled-back.d",
+        }
+    }
+}
+
+/// What a hook is told, as one JSON document on its standard input.
+#[derive(Clone, Debug, Serialize)]
+pub struct Told<'a> {
+    /// Which moment.
+    pub moment: Moment,
+    /// Which upgrade.
+    pub upgrade: &'a str,
+    /// The image, `name@version`.
+    pub image: &'a str,
+}
+
+/// Runs all hooks of a moment, by name, one after the other, until one says no (ends with another code than 0) or time is
+/// over. Gives what they said.
+pub fn run(hooks: &Path, told: &Told<'_>, end: Instant) -> Result<String, Failure> {
+    let directory = hooks.join(told.moment.directory());
+    let mut said = String::new();
+    for hook in executables(&directory)? {
+        let name = hook.display();
+        let (output, code) = one(&hook, told, end)?;
+        // Writing to a string cannot fail.
+        let _ = writeln!(said, "{name}: {}", output.trim());
+        if code != Some(0) {
+            let ending = code.map_or_else(|| "was killed".into(), |code| format!("ended with code {code}"));
+            return Err(Failure::last(format!("the hook {name} {ending}: {}", output.trim())));
+        }
+    }
+    Ok(said)
+}
+
+fn executables(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Failure::last(format!("reading the hooks in {}: {error}", directory.display()))),
+    };
+    let mut hooks: Vec<_> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| fs::metadata(path).is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0))
+        .collect();
+    hooks.sort();
+    Ok(hooks)
+}
+
+/// Runs one hook; gives what it said on standard output and error, and its exit code.
+fn one(hook: &Path, told: &Told<'_>, end: Instant) -> Result<(String, Option<i32>), Failure> {
+    let failed = |error: std::io::Error| Failure::last(format!("running the hook {}: {error}", hook.display()));
+    let (reader, writer) = std::io::pipe().map_err(failed)?;
+    let mut child = Command::new(hook)
+        .stdin(Stdio::piped())
+        .stdout(writer.try_clone().map_err(failed)?)
+        .stderr(writer)
+        .process_group(0)
+        .spawn()
+        .map_err(failed)?;
+    let document = serde_json::to_vec(told).expect("only string keys");
+    let mut input = child.stdin.take();
+    let feeder = thread::spawn(move || {
+        // A hook need not listen.
+        let _ = input.take().map(|mut input| input.write_all(&document));
+    });
+    let listener = thread::spawn(move || {
+        let mut said = Vec::new();
+        let _ = reader.take(OUTPUT_BYTES_MAX).read_to_end(&mut said);
+        String::from_utf8_lossy(&said).into_owned()
+    });
+    let status = wait(&mut child, end);
+    // Whatever it left running holds the pipe open, and would hold us.
+    if status.is_none() || !listener.is_finished() {
+        end_group(&child);
+    }
+    let _ = (child.wait(), feeder.join());
+    let said = listener.join().unwrap_or_default();
+    match status {
+        Some(status) => Ok((said, status.code())),
+        None => Err(Failure::last(format!("the hook {} did not end in time: {}", hook.display(), said.trim()))),
+    }
+}
+
+fn wait(child: &mut Child, end: Instant) -> Option<std::process::ExitStatus> {
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if Instant::now() < end => thread::sleep(Duration::from_millis(20)),
+            _ => return None,
+        }
+    }
+}
+
+fn end_group(child: &Child) {
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hook(folder: &Path, name: &str, script: &str) {
+        let directory = folder.join("drain.d");
+        fs::create_dir_all(&directory).unwrap();
+        let path = directory.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn drain(folder: &Path, limit: Duration) -> Result<String, Failure> {
+        let told = Told { moment: Moment::Drain, upgrade: "7", image: "debian@2" };
+        run(folder, &told, Instant::now() + limit)
+    }
+
+    #[test]
+    fn hooks_run_by_name_and_are_told_what_happens() {
+        let folder = tempfile::tempdir().unwrap();
+        hook(folder.path(), "20-second", "echo two");
+        hook(folder.path(), "10-first", "cat; echo; echo one >&2");
+        fs::write(folder.path().join("drain.d/README"), "not executable").unwrap();
+        let said = drain(folder.path(), Duration::from_secs(20)).unwrap();
+        assert!(said.contains(r#"{"moment":"drain","upgrade":"7","image":"debian@2"}"#), "{said}");
+        assert!(said.find("one").unwrap() < said.find("two").unwrap(), "{said}");
+    }
+
+    #[test]
+    fn without_hooks_nothing_is_done() {
+        assert_eq!(drain(Path::new("/no such directory"), Duration::ZERO).unwrap(), "");
+    }
+
+    #[test]
+    fn a_hook_that_says_no_is_named_with_its_words_and_the_next_is_not_run() {
+        let folder = tempfile::tempdir().unwrap();
+        hook(folder.path(), "10-no", "echo replicas missing; exit 3");
+        hook(folder.path(), "20-next", &format!("touch {}", folder.path().join("ran").display()));
+        let failure = drain(folder.path(), Duration::from_secs(20)).unwrap_err();
+        assert!(failure.why.contains("10-no ended with code 3: replicas missing"), "{failure}");
+        assert!(!folder.path().join("ran").exists());
+    }
+
+    #[test]
+    fn a_hook_that_hangs_is_ended_with_all_it_started() {
+        let folder = tempfile::tempdir().unwrap();
+        hook(folder.path(), "10-hangs", "echo begun; sleep 1000 & sleep 1000");
+        let begin = Instant::now();
+        let failure = drain(folder.path(), Duration::from_millis(300)).unwrap_err();
+        assert!(failure.why.contains("did not end in time: begun"), "{failure}");
+        assert!(begin.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn what_a_hook_leaves_running_does_not_hold_us() {
+        let folder = tempfile::tempdir().unwrap();
+        hook(folder.path(), "10-leaves", "sleep 1000 &\necho done");
+        let begin = Instant::now();
+        drain(folder.path(), Duration::from_mins(1)).unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_hook_that_cannot_be_run_is_a_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        hook(folder.path(), "10-broken", "");
+        fs::write(folder.path().join("drain.d/10-broken"), "#!/no/such/interpreter\n").unwrap();
+        assert!(drain(folder.path(), Duration::from_secs(20)).is_err());
+    }
+}

@@ -1,0 +1,30 @@
+//! One node's upgrade, from the node's side: preflight, prepare, enter the imager, trial, commit or roll back.
+//!
+//! ```text
+//! old OS                                        imager                new OS
+//! preflight ► prepare ► drain ► quiesce ► arm ► enter ──► flash ──► trial ► commit
+//!                                                           ▲          │
+//!                                                           └── undo ──┘ roll back
+//! ```
+//! Everything that has to last stands in the *place*: a directory that the user named, on a disk that is not flashed. There
+//! the journal says where an upgrade stands, whichever OS reads it.
+
+pub mod config;
+pub mod enter;
+pub mod error;
+pub mod hooks;
+pub mod machine;
+pub mod node;
+pub mod place;
+pub mod preflight;
+pub mod record;
+pub mod state;
+pub mod takeover;
+pub mod trial;
+pub mod upgrade;
+
+pub use config::Config;
+pub use error::{Error, Result};
+pub use node::Node;
+pub use place::Place;
+pub use record::Record;

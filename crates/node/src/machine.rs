@@ -1,0 +1,81 @@
+//! Facts about this machine, as its kernel tells them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use model::manifest::BootMode;
+
+/// Where the kernel tells them: a parameter, so that every check is tried on a made-up machine.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    root: PathBuf,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self { root: "/".into() }
+    }
+}
+
+impl Machine {
+    /// One whose `/proc`, `/sys` and `/etc` stand below `root`.
+    pub fn below(root: &Path) -> Self {
+        Self { root: root.into() }
+    }
+
+    fn text(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.root.join(path)).ok()
+    }
+
+    /// Which boot this is.
+    pub fn boot_id(&self) -> Option<String> {
+        self.text("proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned())
+    }
+
+    /// Bytes of memory that could be had without swapping.
+    pub fn memory_available(&self) -> Option<u64> {
+        let text = self.text("proc/meminfo")?;
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
+    }
+
+    /// How its firmware has started it.
+    pub fn boot_mode(&self) -> BootMode {
+        if self.root.join("sys/firmware/efi").exists() { BootMode::Uefi } else { BootMode::Bios }
+    }
+
+    /// A value of `/etc/os-release`, unquoted.
+    pub fn os_release(&self, key: &str) -> Option<String> {
+        let text = self.text("etc/os-release")?;
+        let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
+        Some(value.trim_matches(['"', '\'']).to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_read_and_missing_ones_are_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let machine = Machine::below(folder.path());
+        assert_eq!((machine.memory_available(), machine.boot_id()), (None, None));
+        assert_eq!(machine.boot_mode(), BootMode::Bios);
+        for (path, text) in [
+            ("proc/meminfo", "MemTotal: 900 kB\nMemAvailable:     512 kB\n"),
+            ("proc/sys/kernel/random/boot_id", "abc\n"),
+            ("etc/os-release", "NAME=\"Debian\"\nVERSION_ID='12'\n"),
+            ("sys/firmware/efi/fw_platform_size", "64\n"),
+        ] {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        assert_eq!(machine.memory_available(), Some(512 << 10));
+        assert_eq!(machine.boot_id().as_deref(), Some("abc"));
+        assert_eq!(machine.boot_mode(), BootMode::Uefi);
+        assert_eq!(machine.os_release("VERSION_ID").as_deref(), Some("12"));
+        assert_eq!(machine.os_release("VERSION"), None);
+    }
+}

@@ -1,0 +1,88 @@
+//! A node: its configuration, its place, and the upgrade that stands there.
+
+use std::fs;
+
+use steps::{Entry, FileJournal, Journal, What};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::machine::Machine;
+use crate::place::Place;
+use crate::record::Record;
+use crate::state::State;
+
+/// A node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What its owner has decided.
+    pub config: Config,
+    /// Where everything stands that has to last.
+    pub place: Place,
+    /// What its kernel tells.
+    pub machine: Machine,
+}
+
+/// Where a node's upgrade stands.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Status {
+    /// Which upgrade; none, if there never was one.
+    pub upgrade: Option<Record>,
+    /// Its state.
+    pub state: Option<State>,
+    /// What happened, the oldest first.
+    pub journal: Vec<Entry>,
+}
+
+impl Node {
+    /// The node that this configuration describes.
+    pub fn open(config: Config) -> Result<Self> {
+        let place = Place::open(&config.place)?;
+        Ok(Self { config, place, machine: Machine::default() })
+    }
+
+    /// Where its upgrade stands.
+    pub fn status(&self) -> Result<Status> {
+        let upgrade = Record::read(&self.place.record())?;
+        let path = self.place.journal();
+        let journal =
+            FileJournal::read(&path).map_err(|source| Error::File { doing: "reading the journal", path, source })?;
+        let state = upgrade.is_some().then(|| State::of(&journal));
+        Ok(Status { upgrade, state, journal })
+    }
+
+    /// The upgrade that is under way, in one of these states.
+    pub(crate) fn under_way(&self, wanted: &[State], to: &str) -> Result<(Record, State)> {
+        let Status { upgrade, state, .. } = self.status()?;
+        match upgrade.zip(state) {
+            Some((record, state)) if wanted.contains(&state) => Ok((record, state)),
+            Some((record, state)) => {
+                Err(Error::Refused(format!("there is nothing to {to}: the upgrade to {} is {state}", record.image)))
+            }
+            None => Err(Error::Refused(format!("there is nothing to {to}: this node was never upgraded"))),
+        }
+    }
+
+    pub(crate) fn journal(&self) -> Result<FileJournal> {
+        let path = self.place.journal();
+        FileJournal::open(&path).map_err(|source| Error::File { doing: "opening the journal", path, source })
+    }
+
+    /// Appends to the journal.
+    pub(crate) fn note(&self, step: &str, what: What, text: Option<String>) -> Result<()> {
+        let path = self.place.journal();
+        let entry = Entry { time: jiff::Timestamp::now(), step: step.into(), what, text };
+        self.journal()?.append(entry).map_err(|source| Error::File { doing: "writing the journal", path, source })
+    }
+
+    /// Puts an earlier upgrade's journal aside; the one before that goes.
+    pub(crate) fn begin_journal(&self) -> Result<()> {
+        let path = self.place.journal();
+        let aside = path.with_extension("before");
+        match fs::rename(&path, &aside) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::File { doing: "putting aside", path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The place: the directory, on a disk that is not flashed, in which everything stands that has to last.
+//!
+//! ```text
+//! PLACE/upgrade.json   what the upgrade is: image, disk, place (see `record`)
+//! PLACE/journal        where it stands (see `steps::journal`)
+//! PLACE/stage/         the new content, and the image's documents
+//! PLACE/undo.log       the way back
+//! PLACE/imager.json    how the imager's last job ended
+//! PLACE/imager.log     what the imager said
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use flash::target::filesystem_of;
+use imager::job::Mount;
+use imager::worker::RESULT;
+use sys::mountinfo;
+
+use crate::error::{Error, Result};
+
+/// Where the imager mounts the filesystem that the place stands on.
+const IN_IMAGER: &str = "/place";
+
+/// A place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place(PathBuf);
+
+impl Place {
+    /// The directory that the configuration names; made if it is missing, for root only.
+    pub fn open(directory: &Path) -> Result<Self> {
+        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+        let failed = |source| Error::File { doing: "making the place", path: directory.into(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+        // The undo log holds everything that the old root held.
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+        Ok(Self(directory.into()))
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.0
+    }
+
+    /// What the upgrade is.
+    pub fn record(&self) -> PathBuf {
+        self.0.join("upgrade.json")
+    }
+
+    /// Where it stands.
+    pub fn journal(&self) -> PathBuf {
+        self.0.join("journal")
+    }
+
+    /// The new content.
+    pub fn stage(&self) -> PathBuf {
+        self.0.join("stage")
+    }
+
+    /// The way back.
+    pub fn undo(&self) -> PathBuf {
+        self.0.join("undo.log")
+    }
+
+    /// Which serials were accepted.
+    pub fn accepted(&self) -> PathBuf {
+        self.0.join("accepted.json")
+    }
+
+    /// How the imager's last job ended.
+    pub fn ending(&self) -> PathBuf {
+        self.0.join(RESULT)
+    }
+
+    /// The filesystem that the imager has to mount for the place, and where the place is then.
+    pub fn in_imager(&self, mountinfo: &str) -> Result<(Mount, Self)> {
+        let filesystem = filesystem_of(&self.0)?;
+        let real = fs::canonicalize(&self.0).map_err(|source| Error::File {
+            doing: "looking at the place",
+            path: self.0.clone(),
+            source,
+        })?;
+        let below = on_filesystem(mountinfo, &real)
+            .ok_or_else(|| Error::Refused(format!("{} stands on no filesystem that is mounted", real.display())))?;
+        let mount = Mount { uuid: filesystem.uuid, kind: filesystem.kind, at: IN_IMAGER.into() };
+        Ok((mount, Self(Path::new(IN_IMAGER).join(below.strip_prefix("/").unwrap_or(&below)))))
+    }
+
+    /// Takes away what an upgrade that is over leaves behind, all but the journal and how it ended.
+    pub fn clear(&self) -> Result<()> {
+        gone(self.undo(), |path| fs::remove_file(path))?;
+        self.forget_ending()?;
+        gone(self.stage(), |path| fs::remove_dir_all(path))
+    }
+
+    /// Takes away how the imager's last job ended.
+    pub fn forget_ending(&self) -> Result<()> {
+        gone(self.ending(), |path| fs::remove_file(path))
+    }
+}
+
+fn gone(path: PathBuf, remove: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
+    match remove(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::File { doing: "removing", path, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where `path` is on its own filesystem, whatever of it is mounted where.
+fn on_filesystem(mountinfo: &str, path: &Path) -> Option<PathBuf> {
+    let mounts = mountinfo::parse(mountinfo);
+    let mount = mountinfo::holding(&mounts, path)?;
+    Some(mount.root.join(path.strip_prefix(&mount.point).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_found_on_its_own_filesystem() {
+        let mountinfo = "20 1 254:1 / / rw - ext4 /dev/vda1 rw\n21 20 254:17 / /data rw - ext4 /dev/vdb1 rw\n\
+                         22 20 254:33 /sub /srv rw - xfs /dev/vdc1 rw\n";
+        let on = |path: &str| on_filesystem(mountinfo, Path::new(path));
+        assert_eq!(on("/data/keepstate"), Some("/keepstate".into()));
+        assert_eq!(on("/data"), Some("/".into()));
+        assert_eq!(on("/srv/keepstate"), Some("/sub/keepstate".into()), "a part of a filesystem is mounted");
+        assert_eq!(on("/database"), Some("/database".into()), "a name that only begins alike");
+    }
+
+    #[test]
+    fn only_the_owner_may_look_into_a_place() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/place");
+        Place::open(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn clearing_a_place_twice_is_no_error_and_keeps_the_journal() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::open(folder.path()).unwrap();
+        fs::create_dir(place.stage()).unwrap();
+        for path in [place.undo(), place.ending(), place.journal()] {
+            fs::write(path, "x").unwrap();
+        }
+        place.clear().unwrap();
+        place.clear().unwrap();
+        assert!(place.journal().exists() && !place.undo().exists() && !place.stage().exists());
+    }
+}

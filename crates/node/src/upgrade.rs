@@ -1,0 +1,225 @@
+//! From an image to the imager: preflight, prepare, drain, quiesce, arm, enter.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use flash::place::open_stage;
+use flash::target::{DiskIdentity, Target};
+use flash::{Flash, Keep, Prepared, Watch};
+use image::Opened;
+use image::accepted::Accepted;
+use imager::job::Task;
+use jiff::Timestamp;
+use model::report::FlashPlan;
+use steps::{Course, Failure, Step};
+use sys::disk::Caching;
+
+use crate::enter;
+use crate::error::{Error, Result};
+use crate::hooks::{self, Moment, Told};
+use crate::node::Node;
+use crate::preflight::{self, DataOwner, Facts, Finding, RootDisk};
+use crate::record::{FORMAT, Record};
+use crate::state::{State, step};
+
+/// What the steps of an upgrade share.
+struct Under {
+    node: Node,
+    opened: Opened,
+    target: Target,
+    record: Record,
+    watch: Box<dyn Watch>,
+    plan: Option<FlashPlan>,
+}
+
+impl Node {
+    /// Looks at everything that can be known to be wrong. Changes nothing.
+    pub fn preflight(&self, opened: &Opened) -> Vec<Finding> {
+        let manifest = opened.image.manifest();
+        let target = Target::below(Path::new("/"));
+        let place_on_root_disk =
+            Target::below(self.place.directory()).map_err(|error| error.to_string()).and_then(|below| {
+                let root = target.as_ref().map_err(ToString::to_string)?;
+                Ok(below.path == root.path)
+            });
+        let root_disk = target.map_err(|error| error.to_string()).map(|target| RootDisk {
+            path: target.path.display().to_string(),
+            size: target.size,
+            sector_size: target.sector_size,
+        });
+        preflight::check(&Facts {
+            manifest,
+            root_disk,
+            place_on_root_disk,
+            memory_available: self.machine.memory_available(),
+            program_size: fs::metadata("/proc/self/exe").map_or(0, |data| data.len()),
+            boot_mode: self.machine.boot_mode(),
+            architecture: std::env::consts::ARCH,
+            takeover: crate::takeover::check(&crate::takeover::Roots::here()).map_err(|error| error.to_string()),
+            data_owners: self.config.data.iter().flat_map(|path| data_owners(path)).collect(),
+        })
+    }
+
+    /// Stages and logs everything, and predicts. The node serves meanwhile, and a reboot notices nothing.
+    pub fn prepare(&self, opened: Opened, watch: Box<dyn Watch>) -> Result<FlashPlan> {
+        let mut under = self.begin(opened, watch)?;
+        Course::new(vec![prepare_step()]).run(&mut under, &mut self.journal()?)?;
+        // Prepared in an earlier run, it is compared again: what was staged is there already.
+        match under.plan {
+            Some(plan) => Ok(plan),
+            None => Ok(prepared(&under)?.plan()),
+        }
+    }
+
+    /// Does everything up to the restart into the imager. When this returns, the OS is going down.
+    pub fn upgrade(&self, opened: Opened, watch: Box<dyn Watch>) -> Result<()> {
+        let mut under = self.begin(opened, watch)?;
+        let mut journal = self.journal()?;
+        let course = Course::new(vec![
+            prepare_step(),
+            hook_step(step::DRAIN, Moment::Drain).reverted(undrain),
+            hook_step(step::QUIESCE, Moment::Quiesce),
+            Step::new(step::ARM, |under: &mut Under, _| {
+                let job = enter::job(Task::Flash, &under.record, &under.node.place).map_err(last)?;
+                enter::arm(&job).map_err(last)?;
+                Ok(None)
+            })
+            .probed(|_| false)
+            .reverted(|_| enter::disarm().map_err(last)),
+            // With the boot that ends here: who reads the journal in the same one knows that it is still on the way down.
+            Step::new(step::ENTER, |under: &mut Under, _| enter::restart().map(|()| under.node.machine.boot_id())),
+        ]);
+        Ok(course.run(&mut under, &mut journal)?)
+    }
+
+    /// Takes back what was prepared, where the node has not entered the imager.
+    pub fn abort(&self) -> Result<()> {
+        self.under_way(&[State::Begun, State::Prepared, State::Failed], "abort")?;
+        enter::disarm()?;
+        self.place.clear()?;
+        self.note(step::PREPARE, steps::What::Failed, Some("aborted".into()))
+    }
+
+    fn begin(&self, opened: Opened, watch: Box<dyn Watch>) -> Result<Under> {
+        let findings = self.preflight(&opened);
+        let refusals: Vec<_> = findings.iter().filter(|f| f.is_refusal()).map(ToString::to_string).collect();
+        if !refusals.is_empty() {
+            return Err(Error::Refused(refusals.join("\n")));
+        }
+        let target = Target::below(Path::new("/"))?;
+        let accepted = Accepted::new(self.place.accepted());
+        let manifest = opened.image.manifest();
+        let last = accepted.last(&target.identity.key(), &manifest.name).map_err(refused)?;
+        image::trust::check_serial(manifest, last).map_err(refused)?;
+        let record = self.record(&opened, &target)?;
+        Ok(Under { node: self.clone(), opened, target, record, watch, plan: None })
+    }
+
+    /// The record of this upgrade: the one that is there, if it was begun before, or a new one.
+    fn record(&self, opened: &Opened, target: &Target) -> Result<Record> {
+        let status = self.status()?;
+        if let Some((record, state)) = status.upgrade.zip(status.state).filter(|(_, state)| !state.is_over()) {
+            if record.manifest == opened.digest && matches!(state, State::Begun | State::Prepared) {
+                return Ok(record);
+            }
+            return Err(Error::Refused(format!(
+                "the upgrade to {} is {state}: finish it, or `keepstate node abort` it, before another is begun",
+                record.image
+            )));
+        }
+        self.place.clear()?;
+        self.begin_journal()?;
+        let begun = Timestamp::now();
+        let record = Record {
+            format: FORMAT,
+            id: begun.strftime("%Y%m%dT%H%M%SZ").to_string(),
+            begun,
+            image: opened.title(),
+            manifest: opened.digest,
+            disk: identity(target),
+            from: self.machine.os_release("PRETTY_NAME"),
+        };
+        record.write(&self.place.record())?;
+        Ok(record)
+    }
+}
+
+fn identity(target: &Target) -> DiskIdentity {
+    target.identity.clone()
+}
+
+fn prepare_step() -> Step<Under> {
+    Step::new(step::PREPARE, |under: &mut Under, _| {
+        let plan = prepared(under).map_err(last)?.plan();
+        let text = format!("{} MiB to write, some {:.0} s", plan.write >> 20, plan.apply_seconds);
+        under.plan = Some(plan);
+        Ok(Some(text))
+    })
+    .within(std::time::Duration::from_hours(24))
+    .probed(|under| under.node.place.undo().exists() && under.node.place.stage().exists())
+}
+
+fn prepared(under: &Under) -> Result<Prepared> {
+    let place = &under.node.place;
+    let stage = open_stage(&place.stage())?;
+    under.opened.copy_documents(&place.stage())?;
+    let keep = Keep {
+        undo: Some(flash::Place { path: place.undo(), region: None }.open()?),
+        tail: false,
+        stage: Some(stage),
+        disk_key: under.target.identity.key(),
+        image_from: under.opened.from.clone(),
+    };
+    let disk = under.target.open_to_read(Caching::Auto)?;
+    let flash = Flash { disk: &disk, image: &under.opened.image, workers: flash::WORKERS, watch: &*under.watch };
+    Ok(flash.prepare(&keep)?)
+}
+
+fn hook_step(name: &'static str, moment: Moment) -> Step<Under> {
+    Step::new(name, move |under: &mut Under, end: Instant| {
+        let told = Told { moment, upgrade: &under.record.id, image: &under.record.image };
+        let said = hooks::run(&under.node.config.hooks, &told, end)?;
+        Ok((!said.is_empty()).then_some(said))
+    })
+    // Run again, what drains drains again: the node may have been put back meanwhile.
+    .probed(|_| false)
+}
+
+fn undrain(under: &mut Under) -> Result<(), Failure> {
+    let told = Told { moment: Moment::Undrain, upgrade: &under.record.id, image: &under.record.image };
+    hooks::run(&under.node.config.hooks, &told, Instant::now() + hooks::LIMIT).map(|_| ())
+}
+
+/// Owners of a data directory and of what stands directly in it.
+fn data_owners(path: &Path) -> Vec<DataOwner> {
+    use std::os::unix::fs::MetadataExt;
+    let names = |table: &str, number: u32| {
+        let text = fs::read_to_string(table).unwrap_or_default();
+        let mut lines = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
+        let line = lines.find(|fields| fields.get(2).is_some_and(|field| field.parse() == Ok(number)))?;
+        line.first().map(ToString::to_string)
+    };
+    let inside = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut owners: Vec<DataOwner> = Vec::new();
+    for path in std::iter::once(path.to_owned()).chain(inside) {
+        let Ok(data) = fs::symlink_metadata(&path) else { continue };
+        if owners.iter().any(|owner| (owner.user.0, owner.group.0) == (data.uid(), data.gid())) {
+            continue;
+        }
+        owners.push(DataOwner {
+            path: path.display().to_string(),
+            user: (data.uid(), names("/etc/passwd", data.uid())),
+            group: (data.gid(), names("/etc/group", data.gid())),
+        });
+    }
+    owners
+}
+
+fn last(error: impl std::error::Error) -> Failure {
+    Failure::last(imager::worker::chain(&error))
+}
+
+fn refused(error: impl std::error::Error) -> Error {
+    Error::Refused(imager::worker::chain(&error))
+}
