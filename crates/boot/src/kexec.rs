@@ -15,6 +15,7 @@ use crate::why::Why;
 
 /// What decides whether another kernel may be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Facts {
     /// Whether this kernel can load one by file; unknown is no.
     pub has_file_load: bool,
@@ -145,15 +146,16 @@ mod tests {
 
     #[test]
     fn what_forbids_kexec_is_named() {
-        let locked = ("sys/kernel/security/lockdown", "none [integrity] confidentiality\n");
-        let signed = ("boot/config-6.1", "CONFIG_KEXEC_FILE=y\nCONFIG_KEXEC_SIG=y\n");
-        let cases: [(&[(&str, &str)], Result<(), Why>); 7] = [
+        const LOCKED: (&str, &str) = ("sys/kernel/security/lockdown", "none [integrity] confidentiality\n");
+        const SIGNED: (&str, &str) = ("boot/config-6.1", "CONFIG_KEXEC_FILE=y\nCONFIG_KEXEC_SIG=y\n");
+        type Files = &'static [(&'static str, &'static str)];
+        let cases: [(Files, Result<(), Why>); 7] = [
             (&[], Ok(())),
             (&[("boot/config-6.1", "# CONFIG_KEXEC_FILE is not set\n")], Err(Why::NoKexec)),
             (&[("proc/sys/kernel/osrelease", "5.10")], Err(Why::NoKexec)),
             (&[("proc/sys/kernel/kexec_load_disabled", "1\n")], Err(Why::KexecOff)),
-            (&[locked], Err(Why::LockedDown { mode: "integrity".into() })),
-            (&[locked, signed], Ok(())),
+            (&[LOCKED], Err(Why::LockedDown { mode: "integrity".into() })),
+            (&[LOCKED, SIGNED], Ok(())),
             (&[("sys/hypervisor/type", "xen\n")], Err(Why::Xen)),
         ];
         for (files, expected) in cases {

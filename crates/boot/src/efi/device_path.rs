@@ -142,12 +142,8 @@ impl fmt::Display for DevicePath {
 /// A GUID's text of its bytes as they stand on a disk: the first three groups are little-endian.
 fn guid(bytes: &[u8; 16]) -> String {
     let order = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
-    let mut text = String::new();
-    for (index, at) in order.into_iter().enumerate() {
-        let dash = if [4, 6, 8, 10].contains(&index) { "-" } else { "" };
-        text.push_str(&format!("{dash}{:02x}", bytes[at]));
-    }
-    text
+    let digits = order.map(|at| format!("{:02x}", bytes[at])).concat();
+    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
 }
 
 /// A GUID's bytes as they stand on a disk.

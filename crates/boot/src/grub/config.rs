@@ -18,6 +18,9 @@ const CANDIDATES: [&str; 8] = [
     "/boot/efi/EFI/fedora/grub.cfg",
 ];
 
+/// Whether a command is the one looked for.
+type Test = fn(&[String]) -> bool;
+
 /// The configuration that shows the menu: its file and its text.
 pub(crate) fn find(host: &Host) -> Result<Option<(PathBuf, String)>> {
     for candidate in CANDIDATES {
@@ -34,8 +37,8 @@ pub(crate) fn find(host: &Host) -> Result<Option<(PathBuf, String)>> {
 /// Whether an entry can be booked for the next boot only, and ours would be seen.
 pub(crate) fn check(path: &Path, text: &str) -> Result<(), Why> {
     let config = path.display().to_string();
-    let has = |test: fn(&[String]) -> bool| commands(text).any(|command| test(&command));
-    let steps: [(&'static str, fn(&[String]) -> bool); 3] = [
+    let has = |test: Test| commands(text).any(|command| test(&command));
+    let steps: [(&'static str, Test); 3] = [
         ("load_env", |command| is(command, "load_env")),
         ("set default to it", |command| is(command, "set") && mentions(command, "default=", "next_entry")),
         ("save_env that clears it", |command| is(command, "save_env") && mentions(command, "next_entry", "")),

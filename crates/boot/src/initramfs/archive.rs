@@ -84,10 +84,8 @@ impl Archive<'_> {
         // Inode, mode, owner, group, links, time, length, the archive's device, this device, the name's length, checksum.
         let numbers = [self.inode, mode, 0, 0, links, 0, length as u32, 0, 0, device.0, device.1, name_length, 0];
         self.inode += 1;
-        let mut header = String::from("070701");
-        for number in numbers {
-            header.push_str(&format!("{number:08x}"));
-        }
+        let numbers = numbers.map(|number| format!("{number:08x}"));
+        let header = format!("070701{}", numbers.concat());
         self.bytes(header.as_bytes())?;
         self.bytes(path.as_bytes())?;
         self.bytes(&[0])?;

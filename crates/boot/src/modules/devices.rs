@@ -50,8 +50,8 @@ pub(super) enum Driven {
 /// Every device that is needed, those that others hang from first; and modules that virtual devices need.
 #[derive(Debug, Default)]
 pub(super) struct Devices {
-    pub(super) devices: Vec<Device>,
-    /// Module, and the device that needs it.
+    pub(super) physical: Vec<Device>,
+    /// Module, and the virtual device that needs it.
     pub(super) named: Vec<(String, PathBuf)>,
     seen: BTreeSet<PathBuf>,
 }
@@ -103,7 +103,7 @@ impl Devices {
                 }
             }
             if let Some(driven) = driven(path)? {
-                self.devices.push(Device { path: host.inside(path), driven });
+                self.physical.push(Device { path: host.inside(path), driven });
             }
         }
         Ok(())

@@ -29,7 +29,7 @@ pub fn resolve(host: &Host, wanted: &Wanted) -> Result<Modules> {
     let config = Config::read(host)?;
     let mut resolving = Resolving { tables, config, visited: BTreeSet::new(), found: Modules::default() };
     let devices = Devices::needed(host)?;
-    for device in &devices.devices {
+    for device in &devices.physical {
         let because = format!("it drives {}", device.path.display());
         match &device.driven {
             Driven::By(name) => resolving.required(name, &because),
