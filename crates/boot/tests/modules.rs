@@ -43,14 +43,14 @@ impl Machine {
         let name = Path::new(path).file_stem().expect("a name").to_string_lossy().replace('-', "_");
         let texts = ["license=GPL"].iter().chain(information).copied().collect::<Vec<_>>().join("\\0");
         let section = |name: &str| format!("__attribute__((used, section(\"{name}\"), aligned(1)))");
-        let mut source = format!(
+        let own = format!(
             "static const char i[] {} = \"{texts}\";\nstatic const char s[] {} = \"symbol_{name}\";\n",
             section(".modinfo"),
             section("__ksymtab_strings"),
         );
-        for need in needs {
-            source += &format!("extern void symbol_{need}(void);\nvoid *uses_{need} = symbol_{need};\n");
-        }
+        let used =
+            needs.iter().map(|need| format!("extern void symbol_{need}(void);\nvoid *uses_{need} = symbol_{need};\n"));
+        let source = own + &used.collect::<Vec<_>>().concat();
         self.write("module.c", &source);
         let object = self.root().join("lib/modules").join(RELEASE).join("kernel").join(path);
         fs::create_dir_all(object.parent().expect("a folder")).expect("made");

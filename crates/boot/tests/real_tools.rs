@@ -58,7 +58,7 @@ fn cpio_lists_and_unpacks_what_we_wrote() {
             .map(|(mode, owner, path)| (mode, owner, path.trim_start_matches("1970 ").to_owned()))
             .collect();
         assert_eq!(shown, expected, "{listed}");
-        let unpacked = format!("mkdir out && cd out && {} ../archive | cpio -id --quiet init keepstate/job", unpack);
+        let unpacked = format!("mkdir out && cd out && {unpack} ../archive | cpio -id --quiet init keepstate/job");
         run("sh", &["-c", &unpacked], directory.path());
         assert_eq!(fs::read(directory.path().join("out/init")).expect("there"), vec![7; 100_001]);
         assert_eq!(fs::read(directory.path().join("out/keepstate/job")).expect("there"), b"job");
@@ -96,8 +96,8 @@ fn grub_editenv_makes_the_same_bytes_of_the_same_changes() {
     }
     let listed = run("grub-editenv", &["ours", "list"], directory.path());
     let all: Vec<_> = Environment::read(&ours).expect("read").all();
-    let shown: String = all.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
-    assert_eq!(listed, shown);
+    let shown: Vec<String> = all.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(listed.lines().collect::<Vec<_>>(), shown);
 }
 
 #[test]
