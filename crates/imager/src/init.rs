@@ -25,6 +25,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Runs as PID 1. Never returns: the kernel dies with PID 1.
 pub fn run() -> ! {
     let verb = Verb::of_arguments(std::env::args().skip(1));
+    // systemd may have left some open that stand on the old root.
+    let closed = sys::kernel::close_inherited();
     // What every process needs comes first; without it not even a reason could be said.
     let mounted = mounts::kernel_filesystems();
     // What an earlier user of the name left there is nothing to us.
@@ -32,8 +34,10 @@ pub fn run() -> ! {
     let _ = fs::create_dir_all(RUN);
     let console = Arc::new(Console::open(Path::new("/dev/console"), Path::new(RUN)));
     console.take_over();
-    if let Err(error) = mounted {
-        console.say(&format!("mounting the kernel's filesystems failed: {error}"));
+    for (doing, result) in [("closing what was inherited", closed), ("mounting the kernel's filesystems", mounted)] {
+        if let Err(error) = result {
+            console.say(&format!("{doing} failed: {error}"));
+        }
     }
     let leave = catch_unwind(AssertUnwindSafe(|| serve(&console, verb)));
     let leave = leave.unwrap_or_else(|_| {
@@ -177,7 +181,7 @@ fn end(console: &Console, job: &Job) {
         console.say(&format!("the log could not be kept in {}: {error}", job.results.display()));
     }
     for mount in job.mounts.iter().rev() {
-        if let Err(error) = mounts::unmount(&mount.at) {
+        if let Err(error) = sys::kernel::unmount(&mount.at) {
             console.say(&format!("unmounting {} failed: {error}", mount.at.display()));
         }
     }

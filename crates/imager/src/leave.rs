@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use rustix::system::RebootCommand;
+use sys::kernel::{How, reboot};
 
 /// What the machine does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,14 +45,14 @@ impl fmt::Display for Verb {
 /// Leaves. Where the kernel refuses a verb, by a restart.
 pub fn leave(verb: Verb) -> ! {
     rustix::fs::sync();
-    let command = match verb {
-        Verb::Restart => RebootCommand::Restart,
-        Verb::PowerOff => RebootCommand::PowerOff,
-        Verb::Halt => RebootCommand::Halt,
-        Verb::Kexec => RebootCommand::Kexec,
+    let how = match verb {
+        Verb::Restart => How::Restart,
+        Verb::PowerOff => How::PowerOff,
+        Verb::Halt => How::Halt,
+        Verb::Kexec => How::Kexec,
     };
-    let _ = rustix::system::reboot(command);
-    let _ = rustix::system::reboot(RebootCommand::Restart);
+    let _ = reboot(how);
+    let _ = reboot(How::Restart);
     // PID 1 must not end.
     loop {
         std::thread::sleep(Duration::from_mins(1));

@@ -4,31 +4,34 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, UnmountFlags};
+use sys::kernel::{self, Flags};
 use sys::mountinfo;
 
 /// The old root, as systemd leaves it below the one it pivots to.
 pub const OLD_ROOT: &str = "/oldroot";
 
-/// The kernel's own filesystems: source, kind, where, flags, data.
-const KERNEL: [(&str, &str, MountFlags, &str); 5] = [
-    ("proc", "/proc", MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC), ""),
-    ("sysfs", "/sys", MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC), ""),
+/// A filesystem that keeps neither programs nor devices.
+const PLAIN: Flags = Flags { read_only: false, no_execution: false, no_devices: true, no_set_user: true };
+const DEVICES: Flags = Flags { no_devices: false, ..PLAIN };
+
+/// The kernel's own filesystems: kind, where, flags, options.
+const KERNEL: [(&str, &str, Flags, &str); 5] = [
+    ("proc", "/proc", Flags::KERNEL, ""),
+    ("sysfs", "/sys", Flags::KERNEL, ""),
     // Randomness comes from here: mounted before anything that needs it.
-    ("devtmpfs", "/dev", MountFlags::NOSUID, "mode=755"),
-    ("tmpfs", "/run", MountFlags::NOSUID.union(MountFlags::NODEV), "mode=755"),
-    ("tmpfs", "/tmp", MountFlags::NOSUID.union(MountFlags::NODEV), "mode=1777"),
+    ("devtmpfs", "/dev", DEVICES, "mode=755"),
+    ("tmpfs", "/run", PLAIN, "mode=755"),
+    ("tmpfs", "/tmp", PLAIN, "mode=1777"),
 ];
 
 /// Mounts the kernel's filesystems that are not there yet. After a takeover they are: systemd has moved them along.
 pub fn kernel_filesystems() -> io::Result<()> {
-    for (kind, at, flags, data) in KERNEL {
-        if is_mount_point(Path::new(at)) {
-            continue;
+    for (kind, at, flags, options) in KERNEL {
+        let at = Path::new(at);
+        if !is_mount_point(at) {
+            fs::create_dir_all(at)?;
+            kernel::mount(kind, kind, at, flags, options)?;
         }
-        fs::create_dir_all(at)?;
-        let data = std::ffi::CString::new(data).expect("no zero in it");
-        rustix::mount::mount(kind, at, kind, flags, &*data)?;
     }
     Ok(())
 }
@@ -49,18 +52,41 @@ pub fn release(old_root: &Path) -> io::Result<Vec<PathBuf>> {
     let mut detached = Vec::new();
     // Later mounts may lie over earlier ones at the same place.
     for point in mounts.iter().rev().map(|mount| &mount.point).filter(|point| point.starts_with(old_root)) {
-        match rustix::mount::unmount(point, UnmountFlags::NOFOLLOW) {
+        match kernel::unmount(point) {
             Ok(()) => {}
-            Err(rustix::io::Errno::BUSY) if point != old_root => {
-                rustix::mount::unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && point != old_root => {
+                kernel::detach(point)?;
                 detached.push(point.clone());
             }
             Err(error) => {
-                return Err(io::Error::new(error.kind(), format!("unmounting {}: {error}", point.display())));
+                let users = users(old_root, Path::new("/proc")).join(", ");
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!("unmounting {}: {error}; used by: {users}", point.display()),
+                ));
             }
         }
     }
     Ok(detached)
+}
+
+/// Who has something below `root` open: a line for each, `1 fd/4 -> /oldroot/var/log/x`.
+fn users(root: &Path, proc: &Path) -> Vec<String> {
+    let mut users = Vec::new();
+    for process in fs::read_dir(proc).into_iter().flatten().flatten() {
+        let number = process.file_name().to_string_lossy().into_owned();
+        let descriptors = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        let named = ["cwd", "root", "exe"].map(|name| process.path().join(name));
+        for link in named.into_iter().chain(descriptors.map(|entry| entry.path())) {
+            if let Ok(target) = fs::read_link(&link)
+                && target.starts_with(root)
+            {
+                let link = link.strip_prefix(process.path()).unwrap_or(&link).to_owned();
+                users.push(format!("{number} {} -> {}", link.display(), target.display()));
+            }
+        }
+    }
+    users
 }
 
 /// Whether anything is mounted at `at`.
@@ -75,18 +101,21 @@ fn table() -> io::Result<Vec<mountinfo::Mount>> {
 /// Mounts a filesystem that a job names.
 pub fn mount(device: &Path, kind: &str, at: &Path) -> io::Result<()> {
     fs::create_dir_all(at)?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
-    Ok(rustix::mount::mount(device, at, kind, flags, None)?)
-}
-
-/// Unmounts it again; what was written to it is then on its disk.
-pub fn unmount(at: &Path) -> io::Result<()> {
-    Ok(rustix::mount::unmount(at, UnmountFlags::NOFOLLOW)?)
+    kernel::mount(kind, &device.display().to_string(), at, Flags { no_execution: true, ..PLAIN }, "")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_something_open_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = fs::File::create(folder.path().join("log")).unwrap();
+        let users = users(folder.path(), Path::new("/proc"));
+        assert!(users.iter().any(|user| user.starts_with(&std::process::id().to_string()) && user.ends_with("/log")));
+        drop(file);
+    }
 
     #[test]
     fn the_kernels_own_are_known_as_mounted() {

@@ -3,6 +3,10 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
+use boot::Host;
+use boot::initramfs::{Parts, Source};
+use boot::modules::Modules;
+use boot::takeover::{Facts, Takeover};
 use imager::Job;
 use imager::job::{FORMAT, Task};
 use steps::Failure;
@@ -11,6 +15,8 @@ use crate::error::{Error, Result};
 use crate::place::Place;
 use crate::record::Record;
 
+/// This program, which goes into memory.
+pub const PROGRAM: &str = "/proc/self/exe";
 /// How long the imager may take before the first write: finding disks and reading one again.
 const DEADLINE_SECONDS: u64 = 30 * 60;
 
@@ -45,15 +51,23 @@ fn is_of_the_store(name: &str) -> bool {
 
 /// Puts program and job where systemd hands over to them at the end of its shutdown. Changes nothing on any disk.
 pub fn arm(job: &Job) -> Result<()> {
-    let path = "/proc/self/exe";
-    let program = fs::read(path).map_err(|source| Error::File { doing: "reading", path: path.into(), source })?;
-    crate::takeover::arm(&crate::takeover::Roots::here(), &program, &[(imager::JOB, &job.to_bytes())])?;
-    Ok(())
+    let job = Source::Bytes(job.to_bytes());
+    let name = imager::JOB.rsplit('/').next().unwrap_or_default();
+    // The kernel stays the same, and has loaded what this machine needs.
+    let modules = Modules::default();
+    let parts = Parts { binary: PROGRAM.into(), job: vec![(name.into(), job)], modules: &modules };
+    Ok(Takeover::new(&Host::here()).put(&parts.for_takeover()?)?)
 }
 
 /// Takes away what [`arm`] has put there.
 pub fn disarm() -> Result<()> {
-    Ok(crate::takeover::disarm(&crate::takeover::Roots::here())?)
+    Ok(Takeover::new(&Host::here()).take_away()?)
+}
+
+/// Why takeover cannot work on this machine, if it cannot.
+pub fn check(memory_needed: u64) -> Result<(), String> {
+    let facts = Facts::read(&Host::here()).map_err(|error| imager::worker::chain(&error))?;
+    facts.check(memory_needed).map_err(|why| why.to_string())
 }
 
 /// Asks systemd for an orderly restart. Returns at once; what is left of this process ends with the OS.

@@ -42,7 +42,7 @@ pub enum Error {
     Step(#[from] steps::Error),
     /// The way into the imager.
     #[error(transparent)]
-    Takeover(#[from] crate::takeover::Error),
+    Boot(#[from] boot::Error),
 }
 
 /// A result of a node's upgrade.

@@ -19,7 +19,6 @@ pub mod place;
 pub mod preflight;
 pub mod record;
 pub mod state;
-pub mod takeover;
 pub mod trial;
 pub mod upgrade;
 

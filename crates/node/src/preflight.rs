@@ -9,7 +9,7 @@ use model::manifest::BootMode;
 use serde::Serialize;
 
 /// Memory that the imager works in, beside its program: the engine's bound, and as much again for kernel and buffers.
-const IMAGER_BYTES: u64 = 256 << 20;
+pub const IMAGER_BYTES: u64 = 256 << 20;
 
 /// What is known of the node and of the image.
 #[derive(Clone, Debug)]
@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn each_thing_that_is_wrong_is_refused_with_its_reason_and_a_remedy() {
         refused_for("root disk", "device mapper", |facts| {
-            facts.root_disk = Err("/ stands on device mapper vg-root".into())
+            facts.root_disk = Err("/ stands on device mapper vg-root".into());
         });
         refused_for("size", "1048576", |facts| {
             facts.root_disk = Ok(RootDisk { path: "/dev/vda".into(), size: 1 << 20, sector_size: 512 });

@@ -48,15 +48,16 @@ impl Node {
             size: target.size,
             sector_size: target.sector_size,
         });
+        let program_size = fs::metadata(enter::PROGRAM).map_or(0, |data| data.len());
         preflight::check(&Facts {
             manifest,
             root_disk,
             place_on_root_disk,
             memory_available: self.machine.memory_available(),
-            program_size: fs::metadata("/proc/self/exe").map_or(0, |data| data.len()),
+            program_size,
             boot_mode: self.machine.boot_mode(),
             architecture: std::env::consts::ARCH,
-            takeover: crate::takeover::check(&crate::takeover::Roots::here()).map_err(|error| error.to_string()),
+            takeover: enter::check(preflight::IMAGER_BYTES + program_size),
             data_owners: self.config.data.iter().flat_map(|path| data_owners(path)).collect(),
         })
     }

@@ -7,6 +7,7 @@ pub mod aligned;
 pub mod disk;
 mod durable;
 mod exact;
+pub mod kernel;
 pub mod medium;
 pub mod medium_file;
 pub mod mountinfo;

@@ -154,8 +154,8 @@ fn preflight(node: &Node, opened: &Opened, output: &Output) -> Result<()> {
     let findings = node.preflight(opened);
     let size = HumanBytes(opened.image.manifest().disk_size);
     output.print(&findings, || {
-        let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
-        format!("{} ({size}) onto this node:\n{lines}", opened.title())
+        let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
+        format!("{} ({size}) onto this node:\n{}\n", opened.title(), lines.join("\n"))
     })?;
     let refused = findings.iter().filter(|finding| finding.is_refusal()).count();
     if refused > 0 {

@@ -1,0 +1,19 @@
+//! What only the kernel can do for the way into the imager and out of it: modules, watchdogs, mounts, kexec, reboot.
+//!
+//! Nothing here decides anything: each is one request, and the kernel's own answer.
+
+mod attributes;
+mod descriptors;
+mod kexec;
+mod modules;
+mod mounts;
+mod reboot;
+mod watchdog;
+
+pub use attributes::{is_immutable, set_immutable};
+pub use descriptors::close_inherited;
+pub use kexec::{kexec_load, kexec_unload};
+pub use modules::{Loaded, load_module};
+pub use mounts::{Flags, bind, detach, make_private, mount, move_mount, pivot_root, unmount};
+pub use reboot::{How, reboot};
+pub use watchdog::{Support, Watchdog};
