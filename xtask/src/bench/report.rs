@@ -70,7 +70,14 @@ impl Report {
             fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
         };
         write("benchmarks.md", self.document())?;
-        write("benchmarks.json", serde_json::to_string_pretty(self)? + "\n")
+        write("benchmarks.json", self.lines()?)
+    }
+
+    /// As JSON, a row a line: short enough to be read, and a new measurement changes the lines of what was measured.
+    fn lines(&self) -> Result<String> {
+        let rows: Vec<String> = self.rows.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+        let (facts, images) = (serde_json::to_string(&self.facts)?, serde_json::to_string(&self.images)?);
+        Ok(format!("{{\"facts\":{facts},\n\"images\":{images},\n\"rows\":[\n{}\n]}}\n", rows.join(",\n")))
     }
 
     fn document(&self) -> String {
