@@ -163,7 +163,7 @@ impl Takeover {
     /// Whether what is mounted there last is ours: by this process's own table, also on a made-up machine.
     fn is_mounted(&self) -> Result<bool> {
         let last = mounts::all(&Host::here())?.into_iter().rfind(|mount| mount.point == self.directory);
-        Ok(last.is_some_and(|mount| mount.source == SOURCE))
+        Ok(last.is_some_and(|mount| mount.source == Path::new(SOURCE)))
     }
 }
 
