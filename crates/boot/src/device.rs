@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use sys::mountinfo::Mount;
+
 use crate::error::Result;
 use crate::host::Host;
-use crate::mounts::Mount;
 
 /// What a filesystem stands on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,11 +28,11 @@ pub enum Stack {
 
 /// What `mount` stands on.
 pub(crate) fn stack(host: &Host, mount: &Mount) -> Result<Stack> {
-    let by_number = host.path("/sys/dev/block").join(&mount.device);
+    let by_number = host.path("/sys/dev/block").join(&mount.number);
     // btrfs shows a number that is no device's; what was mounted is one.
-    let by_name = mount.source.strip_prefix("/dev/").map(|name| host.path("/sys/class/block").join(name));
+    let by_name = mount.source.strip_prefix("/dev").ok().map(|name| host.path("/sys/class/block").join(name));
     let found = fs::canonicalize(by_number).or_else(|error| by_name.map_or(Err(error), fs::canonicalize));
-    let Ok(device) = found else { return Ok(Stack::None(mount.filesystem.clone())) };
+    let Ok(device) = found else { return Ok(Stack::None(mount.kind.clone())) };
     let disk = if device.join("partition").exists() { device.parent().unwrap_or(&device) } else { &device };
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if disk.join("dm").exists() {

@@ -34,6 +34,7 @@ const LIBRARIES: [&str; 4] =
 
 /// What decides whether a takeover can work.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Facts {
     /// What PID 1 calls itself.
     pub init: String,
@@ -47,6 +48,8 @@ pub struct Facts {
     pub root: Stack,
     /// Whether dracut has to take it apart.
     pub needed_by_dracut: bool,
+    /// Whether `SELinux` enforces a policy.
+    pub selinux_enforces: bool,
     /// Bytes of memory that could be had now.
     pub memory_available: u64,
 }
@@ -64,6 +67,7 @@ impl Facts {
             same_mounts: namespace("self").is_some_and(|own| namespace("1") == Some(own)),
             root,
             needed_by_dracut: host.path(DIRECTORY).join(NEEDED_BY_DRACUT).exists(),
+            selinux_enforces: host.text("/sys/fs/selinux/enforce")?.is_some_and(|text| text.trim() != "0"),
             memory_available: host.memory_available()?,
         })
     }
@@ -89,6 +93,9 @@ impl Facts {
         }
         if self.needed_by_dracut {
             return Err(Why::NeededByDracut);
+        }
+        if self.selinux_enforces {
+            return Err(Why::Selinux);
         }
         self.memory(memory_needed)
     }
@@ -163,7 +170,7 @@ impl Takeover {
     /// Whether what is mounted there last is ours: by this process's own table, also on a made-up machine.
     fn is_mounted(&self) -> Result<bool> {
         let last = mounts::all(&Host::here())?.into_iter().rfind(|mount| mount.point == self.directory);
-        Ok(last.is_some_and(|mount| mount.source == SOURCE))
+        Ok(last.is_some_and(|mount| mount.source == Path::new(SOURCE)))
     }
 }
 
@@ -207,7 +214,7 @@ mod tests {
     #[test]
     fn every_reason_against_it_is_seen() {
         type Change = fn(&Path);
-        let cases: [(Change, Why); 8] = [
+        let cases: [(Change, Why); 9] = [
             (
                 |root| fs::write(root.join("proc/1/comm"), "runit\n").expect("written"),
                 Why::NotSystemd { init: "runit".into() },
@@ -242,6 +249,13 @@ mod tests {
                     fs::write(root.join("run/initramfs/.need_shutdown"), "").expect("written");
                 },
                 Why::NeededByDracut,
+            ),
+            (
+                |root| {
+                    fs::create_dir_all(root.join("sys/fs/selinux")).expect("made");
+                    fs::write(root.join("sys/fs/selinux/enforce"), "1").expect("written");
+                },
+                Why::Selinux,
             ),
         ];
         for (change, why) in cases {

@@ -143,6 +143,7 @@ mod tests {
                 same_mounts: true,
                 root: Stack::Plain { device: "nvme0n1p2".into(), disk: "nvme0n1".into() },
                 needed_by_dracut: false,
+                selinux_enforces: false,
                 memory_available: 1 << 30,
             },
             grub: Ok(()),
@@ -239,6 +240,15 @@ mod tests {
         let ways = choose(&facts);
         let said = ways[1].possible.as_ref().expect_err("it lacks a module").to_string();
         assert!(said.contains("mynic") && said.contains("it drives /sys/devices/x"), "{said}");
+    }
+
+    #[test]
+    fn this_machine_whatever_it_is_says_of_every_way_whether_it_can_be_gone() {
+        let facts = Facts::read(&Host::here(), &Modules::default(), 1 << 20, 1 << 20).expect("read");
+        let ways = choose(&facts);
+        assert_eq!(ways.len(), 4);
+        let said = |way: &Way| way.possible.as_ref().map_or_else(ToString::to_string, |()| "possible".into());
+        assert!(ways.iter().all(|way| !said(way).is_empty()), "{ways:?}");
     }
 
     #[test]

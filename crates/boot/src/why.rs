@@ -42,6 +42,12 @@ pub enum Why {
          machine ends; a takeover would keep it from that"
     )]
     NeededByDracut,
+    /// Its policy may not let PID 1 execute what nobody labelled.
+    #[error(
+        "SELinux enforces its policy, under which systemd may not be allowed to execute the imager; nobody tried that. \
+         `setenforce 0` until the restart allows it"
+    )]
+    Selinux,
     /// Too little of it.
     #[error("{available} bytes of memory are available, and the imager needs {needed}; stop something, or add memory")]
     Memory {

@@ -286,6 +286,10 @@ fn what_is_built_in_needs_no_file_and_bonds_and_suppliers_are_not_forgotten() {
     machine.module("clk/clock.ko", &[], &[]);
     machine.write(&format!("lib/modules/{RELEASE}/modules.builtin"), "kernel/drivers/nvme/host/nvme.ko\n");
     machine.depmod();
+    let information = "nvme.license=GPL\0nvme.firmware=nvme.bin\0other.firmware=other.bin\0";
+    machine.write(&format!("lib/modules/{RELEASE}/modules.builtin.modinfo"), information);
+    machine.write("lib/firmware/nvme.bin", "x");
+    machine.write("lib/firmware/other.bin", "x");
     machine.device("pci0000:00/0000:00:09.0", None, Some("nvme"), &[]);
     machine.device("pci0000:00/0000:00:09.0/nvme/nvme0/nvme0n1", None, None, &["class/block/nvme0n1"]);
     machine.device("platform/clock", None, Some("clock"), &[]);
@@ -302,6 +306,7 @@ fn what_is_built_in_needs_no_file_and_bonds_and_suppliers_are_not_forgotten() {
     assert_eq!(modules.missing, []);
     let has = |name: &str| names(&modules).contains(&name);
     assert!(has("clock") && has("bonding") && !has("nvme"), "{:?}", names(&modules));
+    assert_eq!(modules.firmware.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["nvme.bin"]);
 }
 
 /// Modules of a whole distribution's kernel, where one is installed (or at a root that is named): whatever is asked for,

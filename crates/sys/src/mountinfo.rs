@@ -11,6 +11,8 @@ pub struct Mount {
     pub root: PathBuf,
     /// Where.
     pub point: PathBuf,
+    /// Whether nothing can be written there.
+    pub read_only: bool,
     /// The filesystem's kind.
     pub kind: String,
     /// What was mounted: a path of a device, or any text.
@@ -25,11 +27,13 @@ pub fn parse(table: &str) -> Vec<Mount> {
 fn parse_line(line: &str) -> Option<Mount> {
     let (before, after) = line.split_once(" - ")?;
     let fields: Vec<_> = before.split(' ').collect();
-    let [_, _, number, root, point, ..] = fields[..] else { return None };
+    let [_, _, number, root, point, options, ..] = fields[..] else { return None };
+    let read_only = options.split(',').any(|option| option == "ro");
     let mut after = after.split(' ');
     let kind = after.next()?.to_owned();
     let source = unescape(after.next().unwrap_or_default()).into();
-    Some(Mount { number: number.into(), root: unescape(root).into(), point: unescape(point).into(), kind, source })
+    let (number, root, point) = (number.into(), unescape(root).into(), unescape(point).into());
+    Some(Mount { number, root, point, read_only, kind, source })
 }
 
 /// The mount that holds `path`: the last of those with the deepest mount point, which lies over the others.
@@ -71,7 +75,7 @@ mod tests {
                          30 22 0:31 /@ /home rw - btrfs /dev/vdb rw\n\
                          nonsense\n\
                          31 22 254:17 / /my\\040data\\134x rw - xfs /dev/mapper/a\\040b rw\n\
-                         32 22 0:40 / /home rw - tmpfs tmpfs rw\n";
+                         32 22 0:40 / /home nosuid,ro - tmpfs tmpfs rw\n";
 
     #[test]
     fn a_table_is_read_with_its_blanks_and_without_its_nonsense() {
@@ -81,6 +85,7 @@ mod tests {
         assert_eq!(mounts[2].point, Path::new("/my data\\x"));
         assert_eq!(mounts[2].source, Path::new("/dev/mapper/a b"));
         assert_eq!(mounts[0].number, "254:1");
+        assert_eq!(mounts.iter().map(|mount| mount.read_only).collect::<Vec<_>>(), [false, false, false, true]);
     }
 
     #[test]

@@ -134,7 +134,7 @@ impl Place {
         let mounts = mounts::all(host)?;
         for point in MOUNT_POINTS {
             let Some(mount) = mounts.iter().rfind(|mount| mount.point == Path::new(point)) else { continue };
-            if mount.filesystem != "vfat" || mount.read_only {
+            if mount.kind != "vfat" || mount.read_only {
                 continue;
             }
             let Stack::Plain { device, disk } = device::stack(host, mount)? else { continue };

@@ -52,8 +52,8 @@ impl Place {
             Stack::Array(name) => return refuse(format!("{name}, a software RAID")),
             Stack::None(filesystem) => return refuse(format!("{filesystem}, on no disk that the kernel describes")),
         }
-        if !WRITABLE.contains(&mount.filesystem.as_str()) {
-            return refuse(mount.filesystem);
+        if !WRITABLE.contains(&mount.kind.as_str()) {
+            return refuse(mount.kind);
         }
         if environment.exists() {
             let unusable = |why: String| {

@@ -7,7 +7,7 @@ use super::devices::{self, Devices, Driven};
 use super::file;
 use super::firmware::{self, Firmware};
 use super::pattern::{matches, normal};
-use super::tables::{Soft, Tables};
+use super::tables::{self, Soft, Tables};
 use super::{Missing, Module, Modules, Wanted};
 use crate::command_line::Arguments;
 use crate::error::Result;
@@ -29,6 +29,7 @@ pub fn resolve(host: &Host, wanted: &Wanted) -> Result<Modules> {
     let config = Config::read(host)?;
     let mut resolving = Resolving { tables, config, visited: BTreeSet::new(), found: Modules::default() };
     let devices = Devices::needed(host)?;
+    let mut firmware = tables::Firmware::read(host, &wanted.release)?;
     for device in &devices.physical {
         let because = format!("it drives {}", device.path.display());
         match &device.driven {
@@ -49,7 +50,16 @@ pub fn resolve(host: &Host, wanted: &Wanted) -> Result<Modules> {
     resolving.watchdogs(host)?;
     let mut found = resolving.found;
     found.remarks.append(&mut resolving.config.remarks.clone());
-    found.firmware = firmware_of(host, &wanted.release, &found)?;
+    let drivers = devices.physical.iter().filter_map(|device| match &device.driven {
+        Driven::By(name) => Some(name.as_str()),
+        Driven::Built | Driven::Not(_) => None,
+    });
+    let mut names: Vec<String> = drivers.flat_map(|driver| firmware.take(driver)).collect();
+    for module in &found.modules {
+        let content = file::read(&module.file)?;
+        names.extend(file::information(&content, "firmware").into_iter().map(str::to_owned));
+    }
+    found.firmware = firmware_of(host, &wanted.release, &names)?;
     Ok(found)
 }
 
@@ -187,16 +197,15 @@ impl Resolving {
     }
 }
 
-fn firmware_of(host: &Host, release: &str, found: &Modules) -> Result<Vec<Firmware>> {
+/// The files of these names that are there, each once.
+fn firmware_of(host: &Host, release: &str, names: &[String]) -> Result<Vec<Firmware>> {
     let arguments = Arguments::parse(&host.command_line()?);
     let own = arguments.values("firmware_class.path").last();
     let mut all: Vec<Firmware> = Vec::new();
-    for module in &found.modules {
-        for wanted in file::information(&file::read(&module.file)?, "firmware") {
-            for firmware in firmware::find(host, release, own, wanted)? {
-                if all.iter().all(|one| one.name != firmware.name) {
-                    all.push(firmware);
-                }
+    for name in names {
+        for firmware in firmware::find(host, release, own, name)? {
+            if all.iter().all(|one| one.name != firmware.name) {
+                all.push(firmware);
             }
         }
     }

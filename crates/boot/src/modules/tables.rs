@@ -90,6 +90,29 @@ impl Tables {
     }
 }
 
+/// What drivers that are built in hand to their devices, by driver: a module's file says that of itself, of these
+/// `modules.builtin.modinfo` does.
+#[derive(Debug, Default)]
+pub(super) struct Firmware(BTreeMap<String, Vec<String>>);
+
+impl Firmware {
+    pub(super) fn read(host: &Host, release: &str) -> Result<Self> {
+        let mut wanted: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let path = host.path("/lib/modules").join(release).join("modules.builtin.modinfo");
+        for text in host::text(&path)?.unwrap_or_default().split('\0') {
+            if let Some((driver, name)) = text.split_once(".firmware=") {
+                wanted.entry(normal(driver)).or_default().push(name.into());
+            }
+        }
+        Ok(Self(wanted))
+    }
+
+    /// The names that a driver wants.
+    pub(super) fn take(&mut self, driver: &str) -> Vec<String> {
+        self.0.remove(driver).unwrap_or_default()
+    }
+}
+
 impl Soft {
     /// `pre: a b post: c`; words before either are nothing, as `modprobe` has it.
     pub(super) fn add(&mut self, words: &[&str]) {
