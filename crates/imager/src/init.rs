@@ -90,12 +90,17 @@ fn serve(console: &Arc<Console>, verb: Verb) -> Option<Verb> {
 
 /// Lets go of the old root, so that its disk is free.
 fn release_old_root(console: &Console) {
-    match mounts::release(Path::new(mounts::OLD_ROOT)) {
-        Ok(detached) => {
-            for point in detached {
-                console.say(&format!("{} was busy and is detached", point.display()));
-            }
+    /// What systemd has ended may still be going, and hold the old root while it does.
+    const PATIENCE: Duration = Duration::from_secs(15);
+    let begin = Instant::now();
+    let released = loop {
+        match mounts::release(Path::new(mounts::OLD_ROOT)) {
+            Err(_) if begin.elapsed() < PATIENCE => thread::sleep(LOOK),
+            released => break released,
         }
+    };
+    match released {
+        Ok(()) => console.say(&format!("the old root is free after {:.1} s", begin.elapsed().as_secs_f64())),
         // Whoever opens the disk notices: it is opened exclusively.
         Err(error) => console.say(&format!("the old root stays: {error}")),
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sys::kernel::{self, Flags};
 use sys::mountinfo;
@@ -45,29 +45,24 @@ fn is_mount_point(path: &Path) -> bool {
     }
 }
 
-/// Unmounts the old root and everything below it, the deepest first. What is busy is detached, so that it goes with its
-/// last user; the old root itself must go now. Gives what had to be detached.
-pub fn release(old_root: &Path) -> io::Result<Vec<PathBuf>> {
+/// Unmounts the old root and everything below it, the deepest first. What is busy below it is detached, so that it goes
+/// with its last user; the old root itself must go now.
+pub fn release(old_root: &Path) -> io::Result<()> {
     let mounts = table()?;
-    let mut detached = Vec::new();
     // Later mounts may lie over earlier ones at the same place.
     for point in mounts.iter().rev().map(|mount| &mount.point).filter(|point| point.starts_with(old_root)) {
-        match kernel::unmount(point) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && point != old_root => {
-                kernel::detach(point)?;
-                detached.push(point.clone());
-            }
-            Err(error) => {
-                let users = users(old_root, Path::new("/proc")).join(", ");
-                return Err(io::Error::new(
-                    error.kind(),
-                    format!("unmounting {}: {error}; used by: {users}", point.display()),
-                ));
-            }
-        }
+        let unmounted = match kernel::unmount(point) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && point != old_root => kernel::detach(point),
+            unmounted => unmounted,
+        };
+        unmounted.map_err(|error| {
+            let left: Vec<_> = table().unwrap_or_default().into_iter().map(|mount| mount.point).collect();
+            let users = users(old_root, Path::new("/proc")).join(", ");
+            let why = format!("unmounting {}: {error}; used by: {users}; mounted: {left:?}", point.display());
+            io::Error::new(error.kind(), why)
+        })?;
     }
-    Ok(detached)
+    Ok(())
 }
 
 /// Who has something below `root` open: a line for each, `1 fd/4 -> /oldroot/var/log/x`.
