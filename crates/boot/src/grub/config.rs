@@ -115,6 +115,13 @@ fi
     }
 
     #[test]
+    fn one_line_does_what_five_do() {
+        let line = "load_env\nif [ \"$next_entry\" ]; then set default=\"$next_entry\"; set next_entry=; save_env \
+                    next_entry; fi\nmenuentry 'x' {\n}\nif [ -f $prefix/custom.cfg ]; then . $prefix/custom.cfg; fi\n";
+        assert_eq!(check(Path::new("/boot/grub/grub.cfg"), line), Ok(()));
+    }
+
+    #[test]
     fn what_is_missing_is_named() {
         let path = Path::new("/boot/grub/grub.cfg");
         let config = "/boot/grub/grub.cfg".to_owned();
