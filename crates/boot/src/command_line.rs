@@ -8,9 +8,9 @@ use crate::host::Host;
 /// What the kernel of x86 and of 64-bit ARM keeps of it, with the zero byte at its end (`COMMAND_LINE_SIZE`).
 const LENGTH_MAX: usize = 2048;
 
-/// What the imager does without: it names another's init, another's initramfs, a root that is not mounted, memory kept
+/// What the imager does without: it names another's init, another's initramfs, a root that is not mounted or a network to boot from, memory kept
 /// for a crash kernel that nobody loads, a screen that hides what happens.
-const DROPPED: [&str; 17] = [
+const DROPPED: [&str; 20] = [
     "BOOT_IMAGE",
     "initrd",
     "init",
@@ -27,6 +27,9 @@ const DROPPED: [&str; 17] = [
     "crashkernel",
     "quiet",
     "splash",
+    "ip",
+    "nfsroot",
+    "BOOTIF",
     "panic",
 ];
 

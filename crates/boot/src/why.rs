@@ -89,6 +89,12 @@ pub enum Why {
         /// The file.
         config: String,
     },
+    /// It reads nothing that is not signed.
+    #[error("{config} makes GRUB read nothing without a signature (check_signatures=enforce), and ours has none")]
+    GrubSigned {
+        /// The file.
+        config: String,
+    },
     /// GRUB cannot write there: the one-shot entry would never end.
     #[error(
         "GRUB cannot clear a one-shot entry here: its environment stands on {what}, which it does not write to; every \

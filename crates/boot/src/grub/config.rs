@@ -48,6 +48,9 @@ pub(crate) fn check(path: &Path, text: &str) -> Result<(), Why> {
             return Err(Why::GrubNotOnce { config, lacks });
         }
     }
+    if has(|command| is(command, "set") && mentions(command, "check_signatures=enforce", "")) {
+        return Err(Why::GrubSigned { config });
+    }
     if !has(|command| (is(command, "source") || is(command, ".")) && mentions(command, "custom.cfg", "")) {
         return Err(Why::GrubNoCustom { config });
     }
@@ -115,6 +118,13 @@ fi
     }
 
     #[test]
+    fn one_line_does_what_five_do() {
+        let line = "load_env\nif [ \"$next_entry\" ]; then set default=\"$next_entry\"; set next_entry=; save_env \
+                    next_entry; fi\nmenuentry 'x' {\n}\nif [ -f $prefix/custom.cfg ]; then . $prefix/custom.cfg; fi\n";
+        assert_eq!(check(Path::new("/boot/grub/grub.cfg"), line), Ok(()));
+    }
+
+    #[test]
     fn what_is_missing_is_named() {
         let path = Path::new("/boot/grub/grub.cfg");
         let config = "/boot/grub/grub.cfg".to_owned();
@@ -128,6 +138,8 @@ fi
             let commented = DEBIAN.replace(line, &format!("# {line}"));
             assert_eq!(check(path, &commented), Err(expected), "a comment does nothing");
         }
+        let signed = format!("set check_signatures=enforce\n{DEBIAN}");
+        assert_eq!(check(path, &signed), Err(Why::GrubSigned { config: config.clone() }));
         let without = DEBIAN.replace("custom.cfg", "other.cfg");
         assert_eq!(check(path, &without), Err(Why::GrubNoCustom { config }));
     }

@@ -17,6 +17,8 @@ use crate::why::Why;
 
 /// Below GRUB's directory: ours.
 const DIRECTORY: &str = "keepstate";
+/// In it: says that GRUB's environment is ours too.
+const MADE: &str = "made-grubenv";
 /// Filesystems that GRUB finds a file's blocks on, and whose files do not move: what `grub-install` is used with on
 /// servers. Others (btrfs, ZFS, squashfs) GRUB does not write to (`/etc/grub.d/00_header`), or nobody tried.
 const WRITABLE: [&str; 5] = ["ext2", "ext3", "ext4", "xfs", "vfat"];
@@ -117,6 +119,8 @@ impl Place {
         replace(&path, &custom::with_entry(&before, DIRECTORY, arguments))?;
         let environment = self.environment();
         if !environment.exists() {
+            // Noted first: what we made is what we take away.
+            File::create(own.join(MADE)).map_err(Error::file("making", &own))?;
             Environment::create(&environment)?;
         }
         // GRUB reads the filesystem without its journal.
@@ -167,7 +171,10 @@ impl Place {
                 replace(&path, &rest)?;
             }
         }
-        let own = self.own();
+        let (own, environment) = (self.own(), self.environment());
+        if own.join(MADE).exists() && environment.exists() && Environment::read(&environment)?.all().is_empty() {
+            fs::remove_file(&environment).map_err(Error::file("removing", &environment))?;
+        }
         match fs::remove_dir_all(&own) {
             Err(error) if !host::is_absent(&error) => return Err(Error::file("removing", &own)(error)),
             _ => {}
@@ -336,13 +343,24 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_environment_is_made() {
+    fn a_missing_environment_is_made_and_goes_again() {
         let (_directory, host) = machine();
         fs::remove_file(host.path("/boot/grub/grubenv")).expect("removed");
+        let before = snapshot(&host.path("/boot"));
         assert!(!place(&host).is_booked().expect("read"));
         install(&host).expect("put");
         place(&host).book().expect("booked");
         assert!(place(&host).is_booked().expect("read"));
+        place(&host).remove().expect("removed");
+        assert_eq!(snapshot(&host.path("/boot")), before);
+        // Unless somebody else wrote into it meanwhile.
+        install(&host).expect("put");
+        let path = host.path("/boot/grub/grubenv");
+        let mut environment = Environment::read(&path).expect("read");
+        environment.set("saved_entry", "1").expect("room");
+        environment.write(&path).expect("written");
+        place(&host).remove().expect("removed");
+        assert!(path.exists());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The archive: cpio in its `newc` form (`Documentation/driver-api/early-userspace/buffer-format.rst` of the kernel).
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::{Compression, Contents, Entry, Source};
@@ -23,13 +24,19 @@ const LINK: u32 = 0o120_000;
 const DEVICE: u32 = 0o020_000;
 
 impl Contents {
-    /// Writes the archive to `path` and flushes it; a file that stands there is replaced only by a whole one.
+    /// Writes the archive to `path` and flushes it; a file that stands there is replaced only by a whole one. Nobody but
+    /// its owner may read it: jobs hold credentials.
     pub fn write_archive_file(&self, path: &Path, compression: Compression) -> Result<()> {
         let failed = |source| Error::file("writing", path)(source);
         let mut part = path.as_os_str().to_owned();
         part.push(".part");
         let part = Path::new(&part);
-        let mut file = File::create(part).map_err(failed)?;
+        // What an earlier one left there may be open to others.
+        match std::fs::remove_file(part) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(part).map_err(failed)?;
         let written = self.write_archive(&mut file, compression);
         let written = written.and_then(|()| file.sync_all().map_err(failed));
         let written = written.and_then(|()| std::fs::rename(part, path).map_err(failed));
@@ -133,6 +140,7 @@ impl Archive<'_> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -196,6 +204,20 @@ mod tests {
         broken.write_archive_file(&path, Compression::Gzip).expect_err("a file is missing");
         assert_eq!(fs::read(&path).expect("there"), before);
         assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 1, "nothing is left lying about");
+    }
+
+    #[test]
+    fn nobody_else_reads_what_a_job_holds() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("imager.img");
+        let part = directory.path().join("imager.img.part");
+        fs::write(&part, "of an earlier run").expect("written");
+        fs::set_permissions(&part, PermissionsExt::from_mode(0o644)).expect("set");
+        contents().write_archive_file(&path, Compression::None).expect("written");
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert!(!part.exists());
+        fs::create_dir(&part).expect("made");
+        contents().write_archive_file(&path, Compression::None).expect_err("a directory stands there");
     }
 
     struct Full;

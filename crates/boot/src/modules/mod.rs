@@ -15,7 +15,7 @@ mod tables;
 use std::path::PathBuf;
 
 pub use firmware::Firmware;
-pub use order::{DIRECTORY, Step, steps};
+pub use order::{DIRECTORY, Step, load_all, steps};
 pub use resolve::resolve;
 
 /// What is asked for.

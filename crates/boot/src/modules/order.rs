@@ -60,6 +60,13 @@ pub fn steps(root: &Path) -> Result<Vec<Step>> {
     steps.collect()
 }
 
+/// Loads all that the imager whose root is `root` has to load. A module that fails stops nothing: what serves an
+/// instruction that this CPU lacks says "no such device", and rightly. Gives those that failed, and why.
+pub fn load_all(root: &Path) -> Result<Vec<(Step, Error)>> {
+    let loaded = steps(root)?.into_iter().map(|step| (step.load(), step));
+    Ok(loaded.filter_map(|(loaded, step)| loaded.err().map(|error| (step, error))).collect())
+}
+
 impl Step {
     /// Loads it.
     pub fn load(&self) -> Result<Loaded> {
@@ -101,6 +108,8 @@ mod tests {
         let shown: Vec<_> = steps.iter().map(|step| (fs::read(&step.file).expect("there"), &*step.options)).collect();
         assert_eq!(shown, [(b"first".to_vec(), ""), (b"module".to_vec(), "x=1 y=\"2 3\"")]);
         assert_eq!(fs::read(root.path().join("lib/firmware/d/f")).expect("there"), b"module");
+        let failed = load_all(root.path()).expect("read");
+        assert_eq!(failed.iter().map(|(step, _)| step.clone()).collect::<Vec<_>>(), steps, "each is tried, none loads");
         let said = steps[0].load().expect_err("it is none").to_string();
         assert!(said.starts_with("loading ") && said.contains("a.ko"), "{said}");
     }
