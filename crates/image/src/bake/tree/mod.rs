@@ -196,10 +196,11 @@ impl Tree {
         self.nodes.iter().map(|node| node.modified).max().unwrap_or(0)
     }
 
-    /// Lets nothing be newer than `epoch`, as reproducible builds do, and nothing older than an inode can say.
+    /// Lets nothing be newer than `epoch`, as reproducible builds do, and nothing be older than 1970,
+    /// which few readers of ext4 understand.
     pub(super) fn clamp(&mut self, epoch: i64) {
         for node in &mut self.nodes {
-            node.modified = node.modified.min(epoch).max(i32::MIN.into());
+            node.modified = node.modified.min(epoch).max(0);
         }
     }
 
@@ -270,4 +271,4 @@ fn is_carried(name: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::bake) mod tests;
