@@ -234,7 +234,9 @@ mod tests {
         assert!(matches!(node.kind, Kind::File { size: 7, .. }) && node.mode == 0o755);
         assert!(text(&tree, UNIT_PATH).contains("ExecStart=/usr/bin/keepstate node trial\n"));
         assert!(tree.get(Path::new("etc/keepstate")).unwrap().is_directory());
-        assert!(matches!(&tree.get(Path::new(WANTS_PATH)).unwrap().kind, Kind::Symlink(to) if to.starts_with(b"/etc/")));
+        assert!(
+            matches!(&tree.get(Path::new(WANTS_PATH)).unwrap().kind, Kind::Symlink(to) if to.starts_with(b"/etc/"))
+        );
     }
 
     #[test]

@@ -14,12 +14,20 @@ const DOING: &str = "making the EFI system partition";
 const HEADS: &str = "64";
 const TRACK_SECTORS: &str = "32";
 
+/// Fails if a program that is needed is missing.
+pub(super) fn require() -> Result<()> {
+    ["mformat", "mmd", "mcopy"].into_iter().try_for_each(|program| tool(program).require(DOING))
+}
+
+fn tool(program: &'static str) -> Tool {
+    Tool { program, package: "mtools" }
+}
+
 /// Makes the filesystem within the file `disk` of the room, with `program` where firmware looks for it.
 pub(super) fn make(room: &Room, disk: &str, partition: Extent, identity: &Identity, program: &str) -> Result<()> {
     let image = format!("{disk}@@{}", partition.offset);
-    let run = |tool, arguments: &[&str]| {
-        let tool = Tool { program: tool, package: "mtools" };
-        room.run(tool, DOING, ["-i", &image].into_iter().chain(arguments.iter().copied())).map(drop)
+    let run = |program, arguments: &[&str]| {
+        room.run(tool(program), DOING, ["-i", &image].into_iter().chain(arguments.iter().copied())).map(drop)
     };
     let (size, serial) = ((partition.length / SECTOR).to_string(), format!("{:08x}", identity.fat_serial));
     run("mformat", &["-T", &size, "-h", HEADS, "-s", TRACK_SECTORS, "-N", &serial, "-v", "ESP", "::"])?;

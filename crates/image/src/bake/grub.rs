@@ -50,6 +50,23 @@ const BLOCK_LIST: usize = 500;
 /// Where diskboot.S wants the rest in memory: 0x8200, in paragraphs.
 const LOAD_SEGMENT: u16 = 0x820;
 
+/// GRUB's own kinds of machine, and the Debian packages with their modules.
+const FOR_BIOS: (&str, &str) = ("i386-pc", "grub-pc-bin");
+const FOR_UEFI: (&str, &str) = ("x86_64-efi", "grub-efi-amd64-bin");
+const MKIMAGE: Tool = Tool { program: "grub-mkimage", package: "grub-common" };
+const DOING: &str = "making GRUB's boot loader";
+
+/// Fails if something that is needed for these firmwares is missing.
+pub(super) fn require(bios: bool, uefi: bool) -> Result<()> {
+    MKIMAGE.require(DOING)?;
+    for (format, package) in [FOR_BIOS, FOR_UEFI].into_iter().zip([bios, uefi]).filter(|one| one.1).map(|one| one.0) {
+        if !Path::new(MODULES_PATH).join(format).join("moddep.lst").is_file() {
+            return Err(Error::Missing { what: format!("GRUB for {format}"), doing: DOING, package });
+        }
+    }
+    Ok(())
+}
+
 /// GRUB for BIOS: sector 0 and core image.
 #[derive(Debug)]
 pub(super) struct Bios {
@@ -60,7 +77,7 @@ pub(super) struct Bios {
 impl Bios {
     /// Makes the core image with the modules of this machine.
     pub(super) fn make(room: &Room, identity: &Identity) -> Result<Self> {
-        let core = make_image(room, identity, "i386-pc", "grub-pc-bin", &["biosdisk"])?;
+        let core = make_image(room, identity, FOR_BIOS.0, &["biosdisk"])?;
         let path = Path::new(MODULES_PATH).join("i386-pc/boot.img");
         let boot = fs::read(&path).map_err(Error::io("reading", &path))?;
         Ok(Self { boot, core })
@@ -107,28 +124,17 @@ impl Bios {
 
 /// Makes GRUB's program for UEFI, as the file of that name in the room.
 pub(super) fn make_efi(room: &Room, identity: &Identity) -> Result<&'static str> {
-    make_image(room, identity, "x86_64-efi", "grub-efi-amd64-bin", &[])?;
+    make_image(room, identity, FOR_UEFI.0, &[])?;
     Ok("grub.x86_64-efi")
 }
 
-fn make_image(
-    room: &Room,
-    identity: &Identity,
-    format: &str,
-    package: &'static str,
-    extra: &[&str],
-) -> Result<Vec<u8>> {
-    let doing = "making GRUB's boot loader";
-    if !Path::new(MODULES_PATH).join(format).join("moddep.lst").is_file() {
-        return Err(Error::Missing { what: format!("GRUB for {format}"), doing, package });
-    }
+fn make_image(room: &Room, identity: &Identity, format: &str, extra: &[&str]) -> Result<Vec<u8>> {
     let menu = format!("search.fs_uuid {} root\nset prefix=($root)/boot/grub\n", identity.filesystem);
     let path = room.file("embedded.cfg");
     fs::write(&path, menu).map_err(Error::io("writing", &path))?;
     let name = format!("grub.{format}");
     let fixed = ["-O", format, "-p", "/boot/grub", "-c", "embedded.cfg", "-o", &name];
-    let tool = Tool { program: "grub-mkimage", package: "grub-common" };
-    room.run(tool, doing, fixed.into_iter().chain(MODULES).chain(extra.iter().copied()))?;
+    room.run(MKIMAGE, DOING, fixed.into_iter().chain(MODULES).chain(extra.iter().copied()))?;
     let path = room.file(&name);
     fs::read(&path).map_err(Error::io("reading", &path))
 }

@@ -142,7 +142,10 @@ mod tests {
         let kernel = newest_kernel(&tree(&files)).unwrap();
         assert_eq!((kernel.version.as_str(), kernel.initrd), ("6.1.0-10-amd64", None));
         for (a, b) in [("5.10", "6.1"), ("6.1", "6.1.1"), ("6.1.0-9", "6.1.0-09x"), ("6.1-rc1", "6.1-rc2")] {
-            assert_eq!((compare(a, b), compare(b, a), compare(a, a)), (Ordering::Less, Ordering::Greater, Ordering::Equal));
+            assert_eq!(
+                (compare(a, b), compare(b, a), compare(a, a)),
+                (Ordering::Less, Ordering::Greater, Ordering::Equal)
+            );
         }
     }
 

@@ -126,9 +126,9 @@ pub struct Baked {
     pub notes: Vec<String>,
 }
 
-/// Makes the disk `disk`, which must not exist, of the tree in `root`: a directory, or a tarball (also compressed).
+/// Makes the disk `disk`, which must not exist, of the tree in `source`: a directory, or a tarball (also compressed).
 /// `tell` hears what is being done.
-pub fn bake(root: &Path, disk: &Path, options: &Options, tell: &dyn Fn(&'static str)) -> Result<Baked> {
+pub fn bake(source: &Path, disk: &Path, options: &Options, tell: &dyn Fn(&'static str)) -> Result<Baked> {
     check(options)?;
     if disk.symlink_metadata().is_ok() {
         return Err(Error::Exists { path: disk.to_owned() });
@@ -142,14 +142,18 @@ pub fn bake(root: &Path, disk: &Path, options: &Options, tell: &dyn Fn(&'static 
     let directory = tempfile::Builder::new().prefix(".bake-").tempdir_in(&parent);
     let directory = directory.map_err(Error::io("making a directory in", &parent))?;
     tell("reading the tree");
-    let (mut tree, mut notes) = read_tree(root, directory.path())?;
+    let (mut tree, mut notes) = read_tree(source, directory.path())?;
     let epoch = options.epoch.unwrap_or_else(|| tree.newest()).clamp(0, EPOCH_MAX);
     tree.clamp(epoch);
     let identity = match &previous {
         Some((_, previous)) => previous.identity,
         None => Identity::derive(&options.label, &tree.digest()?),
     };
-    let mut additions = Additions { root, tree: &mut tree, epoch, notes: Vec::new() };
+    if let Some(root) = tree.get(Path::new("")).filter(|root| root.mode & 0o555 != 0o555) {
+        let why = "only its owner can do anything on that system: chmod 755 it, or pack it so";
+        notes.push(format!("the tree's own directory has mode {:o}, {why}", root.mode));
+    }
+    let mut additions = Additions { root: source, tree: &mut tree, epoch, notes: Vec::new() };
     let kernel = additions.boot(&identity, &options.cmdline)?;
     additions.fstab(&identity, "ext4")?;
     if let Some(agent) = &options.agent {
@@ -198,25 +202,30 @@ fn check(options: &Options) -> Result<()> {
         return refuse(format!("the label {:?} has not 1 to {} bytes", options.label, ext4::LABEL_BYTES_MAX));
     }
     if !menu::is_plain_cmdline(&options.cmdline) {
-        return refuse(format!("the kernel's command line {:?} has characters that GRUB takes for its own", options.cmdline));
+        return refuse(format!(
+            "the kernel's command line {:?} has characters that GRUB takes for its own",
+            options.cmdline
+        ));
     }
     if let Some(epoch) = options.epoch.filter(|epoch| !(0..=EPOCH_MAX).contains(epoch)) {
         return refuse(format!("{epoch} is no time that a filesystem can hold: 0 to {EPOCH_MAX} seconds since 1970"));
     }
     if options.onto.is_some() && (options.size.is_some() || options.reserve > 0) {
-        return refuse("a disk that is built onto another has its size and layout: no --size and no --reserve".to_owned());
+        return refuse(
+            "a disk that is built onto another has its size and layout: no --size and no --reserve".to_owned(),
+        );
     }
     Ok(())
 }
 
 /// Reads the tree, and what people should know of it.
-fn read_tree(root: &Path, room: &Path) -> Result<(Tree, Vec<String>)> {
-    let looking = Error::io("looking for the tree", root);
-    let root = root.canonicalize().map_err(&looking)?;
-    if fs::metadata(&root).map_err(&looking)?.is_dir() {
-        return tree::read_directory(&root);
+fn read_tree(source: &Path, room: &Path) -> Result<(Tree, Vec<String>)> {
+    let looking = Error::io("looking for the tree", source);
+    let source = source.canonicalize().map_err(&looking)?;
+    if fs::metadata(&source).map_err(&looking)?.is_dir() {
+        return tree::read_directory(&source);
     }
-    Ok((tree::read_tarball(&root, &tree::contents(room)?)?, Vec::new()))
+    Ok((tree::read_tarball(&source, &tree::contents(room)?)?, Vec::new()))
 }
 
 /// One disk in the making.
@@ -234,6 +243,7 @@ impl Baking<'_> {
         let needed = if self.options.size.is_some() { least } else { roomy };
         let Options { size, reserve, bios, uefi, .. } = *self.options;
         let geometry = Geometry::new(size, needed, reserve, bios, uefi)?;
+        self.require()?;
         let path = self.room.file(DISK_NAME);
         let writing = Error::io("writing", &path);
         let file = File::create_new(&path).map_err(&writing)?;
@@ -252,11 +262,19 @@ impl Baking<'_> {
         if (bios.is_some(), esp.is_some()) != (self.options.bios, self.options.uefi) {
             return refuse("it has partitions for other firmware than --boot says: give the same, or bake anew");
         }
+        self.require()?;
         (self.tell)("copying the previous disk");
         previous.copy(self.room, path, DISK_NAME)?;
         (self.tell)("writing what differs");
         let plan = ext4::fill(self.room, DISK_NAME, previous.geometry.root, self.tree)?;
         Ok((previous.geometry, plan))
+    }
+
+    /// Fails if a program is missing: better now than after the largest part of the work.
+    fn require(&self) -> Result<()> {
+        ext4::require()?;
+        grub::require(self.options.bios, self.options.uefi)?;
+        if self.options.uefi { esp::require() } else { Ok(()) }
     }
 
     /// Installs the boot loaders, and flushes the disk.

@@ -16,12 +16,25 @@ pub(super) enum Step {
     /// Writes the content of the wanted tree's node.
     Write(PathBuf, NodeId),
     Symlink(PathBuf, Vec<u8>),
-    Device { path: PathBuf, is_block: bool },
+    Device {
+        path: PathBuf,
+        is_block: bool,
+    },
     Fifo(PathBuf),
     /// Gives a file that stands at `to` one more name.
-    Link { path: PathBuf, to: PathBuf },
-    SetAttribute { path: PathBuf, name: Vec<u8>, value: Vec<u8> },
-    RemoveAttribute { path: PathBuf, name: Vec<u8> },
+    Link {
+        path: PathBuf,
+        to: PathBuf,
+    },
+    SetAttribute {
+        path: PathBuf,
+        name: Vec<u8>,
+        value: Vec<u8>,
+    },
+    RemoveAttribute {
+        path: PathBuf,
+        name: Vec<u8>,
+    },
 }
 
 /// What is to be done, in order, and how much stays.
@@ -142,9 +155,10 @@ fn attribute_steps(path: &Path, before: Option<&super::tree::Attributes>, node: 
     // First what goes, then what comes: an inode has little room.
     let gone = before.into_iter().flatten().filter(|(name, _)| !node.attributes.contains_key(*name));
     let gone = gone.map(|(name, _)| Step::RemoveAttribute { path: path.to_owned(), name: name.clone() });
-    let come = node.attributes.iter().filter(|(name, value)| old(*name) != Some(*value)).map(|(name, value)| {
-        Step::SetAttribute { path: path.to_owned(), name: name.clone(), value: value.clone() }
-    });
+    let come =
+        node.attributes.iter().filter(|(name, value)| old(*name) != Some(*value)).map(|(name, value)| {
+            Step::SetAttribute { path: path.to_owned(), name: name.clone(), value: value.clone() }
+        });
     gone.chain(come).collect()
 }
 
@@ -179,10 +193,9 @@ mod tests {
 
     fn steps(old: &[(&str, &str)], new: &[(&str, &str)]) -> Vec<String> {
         let mut compare = |a: &Node, b: &Node| match (&a.kind, &b.kind) {
-            (
-                Kind::File { content: Content::Bytes(a), .. },
-                Kind::File { content: Content::Bytes(b), .. },
-            ) => Ok(a == b),
+            (Kind::File { content: Content::Bytes(a), .. }, Kind::File { content: Content::Bytes(b), .. }) => {
+                Ok(a == b)
+            }
             _ => panic!("only files are compared"),
         };
         let plan = plan(&tree(new), &tree(old), &mut compare).unwrap();

@@ -52,9 +52,7 @@ pub(super) fn script<S: Sources>(steps: &[Step], sources: &mut S) -> Result<Vec<
             Step::Write(_, id) => line(b"write", &[sources.content(*id)?.as_os_str().as_bytes(), name]),
             Step::Symlink(_, target) => line(b"symlink", &[&local, target]),
             // The numbers are set in the inode: debugfs refuses large ones.
-            Step::Device { is_block, .. } => {
-                line(b"mknod", &[name, if *is_block { b"b" } else { b"c" }, b"0", b"0"])
-            }
+            Step::Device { is_block, .. } => line(b"mknod", &[name, if *is_block { b"b" } else { b"c" }, b"0", b"0"]),
             Step::Fifo(_) => line(b"mknod", &[name, b"p"]),
             Step::Link { to, .. } => line(b"ln", &[Path::new("/").join(to).as_os_str().as_bytes(), &local]),
             Step::SetAttribute { name, value, .. } => {

@@ -18,7 +18,8 @@ fn tarball(version: u32) -> Tarball {
     tarball.file("./usr/lib/os-release", format!("ID=tiny\nPRETTY_NAME=\"Tiny {version}\"\n").as_bytes());
     tarball.link("./etc/os-release", tar::EntryType::Symlink, "../usr/lib/os-release");
     tarball.file("./etc/fstab", b"# UNCONFIGURED FSTAB FOR BASE SYSTEM\n");
-    tarball.file(&format!("./boot/vmlinuz-6.{version}"), &noise(version.into(), (1 << 20) + 100_000 * version as usize));
+    tarball
+        .file(&format!("./boot/vmlinuz-6.{version}"), &noise(version.into(), (1 << 20) + 100_000 * version as usize));
     tarball.file(&format!("./boot/initrd.img-6.{version}"), &noise(100, 1 << 20));
     for number in 0..40 {
         tarball.file(&format!("./usr/share/file \"{number}\""), &noise(number, 60_000));

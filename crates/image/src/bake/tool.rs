@@ -20,6 +20,16 @@ pub(super) struct Tool {
     pub(super) package: &'static str,
 }
 
+impl Tool {
+    /// Fails if the program is not on this machine.
+    pub(super) fn require(self, doing: &'static str) -> Result<()> {
+        if is_there(self.program, &search_path(std::env::var("PATH").ok())) {
+            return Ok(());
+        }
+        Err(Error::Missing { what: format!("the program {}", self.program), doing, package: self.package })
+    }
+}
+
 /// Where the disk is made, and what time it is there.
 #[derive(Debug)]
 pub(super) struct Room {
@@ -37,11 +47,8 @@ impl Room {
         doing: &'static str,
         arguments: impl IntoIterator<Item = &'a str>,
     ) -> Result<Output> {
-        let (program, package) = (tool.program, tool.package);
-        let path = search_path(std::env::var("PATH").ok());
-        if !is_there(program, &path) {
-            return Err(Error::Missing { what: format!("the program {program}"), doing, package });
-        }
+        tool.require(doing)?;
+        let (program, path) = (tool.program, search_path(std::env::var("PATH").ok()));
         let epoch = self.epoch.to_string();
         let output = Command::new(program)
             .args(arguments)

@@ -105,12 +105,9 @@ impl Inode {
             self.set_u16(low, value as u16);
             self.set_u16(high, (value >> 16) as u16);
         }
-        for (field, extra) in [
-            (ACCESSED, ACCESSED_EXTRA),
-            (CHANGED, CHANGED_EXTRA),
-            (MODIFIED, MODIFIED_EXTRA),
-            (CREATED, CREATED_EXTRA),
-        ] {
+        for (field, extra) in
+            [(ACCESSED, ACCESSED_EXTRA), (CHANGED, CHANGED_EXTRA), (MODIFIED, MODIFIED_EXTRA), (CREATED, CREATED_EXTRA)]
+        {
             self.set_time(field, extra, wanted.modified);
         }
         if let Some(links) = wanted.links {
@@ -129,10 +126,10 @@ impl Inode {
     }
 
     fn set_time(&mut self, field: usize, extra: usize, time: i64) {
-        let low = time as u32;
-        let overruns = (time - i64::from(low.cast_signed())) >> 32;
-        self.set_u32(field, low);
-        self.set_u32(extra, overruns as u32 & 3);
+        let low = time as i32;
+        let overruns = (time - i64::from(low)) >> 32;
+        self.set_u32(field, low.cast_unsigned());
+        self.set_u32(extra, overruns.cast_unsigned() as u32 & 3);
     }
 
     /// Small numbers are kept as they always were, others in a second form beside them.

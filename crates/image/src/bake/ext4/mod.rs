@@ -55,7 +55,14 @@ const SMALL_BYTES: u64 = 1 << 30;
 /// The longest label that ext4 holds.
 pub(super) const LABEL_BYTES_MAX: usize = 16;
 
-const E2FSPROGS: &str = "e2fsprogs";
+const MKE2FS: Tool = Tool { program: "mke2fs", package: "e2fsprogs" };
+const DEBUGFS: Tool = Tool { program: "debugfs", package: "e2fsprogs" };
+const E2FSCK: Tool = Tool { program: "e2fsck", package: "e2fsprogs" };
+
+/// Fails if a program that is needed is missing.
+pub(super) fn require() -> Result<()> {
+    [MKE2FS, DEBUGFS, E2FSCK].into_iter().try_for_each(|tool| tool.require("making the root filesystem"))
+}
 
 /// How large a filesystem must be for a tree, in bytes; and how large it is well made.
 pub(super) fn bytes_needed(tree: &Tree) -> (u64, u64) {
@@ -84,9 +91,8 @@ pub(super) fn make(room: &Room, disk: &str, part: Extent, identity: &Identity, l
     );
     let (uuid, inodes) = (identity.filesystem.to_string(), inodes(tree, part.length).to_string());
     let size = format!("{}k", part.length / 1024);
-    let arguments =
-        ["-q", "-F", "-t", "ext4", "-L", label, "-U", &uuid, "-N", &inodes, "-E", &extended, disk, &size];
-    room.run(Tool { program: "mke2fs", package: E2FSPROGS }, "making the root filesystem", arguments).map(drop)
+    let arguments = ["-q", "-F", "-t", "ext4", "-L", label, "-U", &uuid, "-N", &inodes, "-E", &extended, disk, &size];
+    room.run(MKE2FS, "making the root filesystem", arguments).map(drop)
 }
 
 /// Makes a filesystem hold a tree; files that it has already stay where they are.
@@ -114,8 +120,7 @@ pub(super) fn fill(room: &Room, disk: &str, part: Extent, tree: &Tree) -> Result
 /// Has e2fsck look at a filesystem, without changing it.
 pub(super) fn check(room: &Room, disk: &str, part: Extent) -> Result<()> {
     let name = format!("{disk}?offset={}", part.offset);
-    let tool = Tool { program: "e2fsck", package: E2FSPROGS };
-    room.run(tool, "checking the root filesystem", ["-f", "-n", &name]).map(drop)
+    room.run(E2FSCK, "checking the root filesystem", ["-f", "-n", &name]).map(drop)
 }
 
 /// Opens the filesystem in a part of a disk, to read and to write.
@@ -132,8 +137,7 @@ fn change(room: &Room, disk: &str, part: Extent, tree: &Tree, plan: &Plan) -> Re
     let path = room.file("script");
     fs::write(&path, script).map_err(Error::io("writing", &path))?;
     let (name, doing) = (format!("{disk}?offset={}", part.offset), "writing the root filesystem");
-    let tool = Tool { program: "debugfs", package: E2FSPROGS };
-    let output = room.run(tool, doing, ["-w", "-f", "script", &name])?;
+    let output = room.run(DEBUGFS, doing, ["-w", "-f", "script", &name])?;
     let said = script::complaints(&output.stderr);
     if said.contains("Could not allocate") {
         let advice = "bake it anew, without --onto, onto a disk with a larger --size";

@@ -127,8 +127,8 @@ fn hard_tree() -> Tree {
     let fifo = tree.put("x".into(), of_kind(Kind::Fifo));
     tree.link("y".into(), fifo);
     let access: &[u8] = &[
-        2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 232, 3, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255, 16, 0, 4, 0,
-        255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255,
+        2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 232, 3, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255, 16, 0, 4,
+        0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255,
     ];
     let capability: &[u8] = &[1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let many = attributes(&[
@@ -200,9 +200,9 @@ fn what_did_not_change_stays_in_its_blocks() {
         before.put(format!("file-{number:02}").into(), Node::file(noise(number, 50_000), 0o644, 1));
     }
     let bench = Bench::filled(&before);
-    let places: Vec<_> = (0..20).map(|number| bench.runs(&format!("file-{number:02}"))).collect();
+    let places: Vec<_> = (0..20_u8).map(|number| bench.runs(&format!("file-{number:02}"))).collect();
     let mut after = tree();
-    for number in (0..20).filter(|number| number % 5 != 0) {
+    for number in (0..20_u64).filter(|number| number % 5 != 0) {
         let seed = if number == 7 { 70 } else { number };
         // Only mode and time change of most.
         after.put(format!("file-{number:02}").into(), Node::file(noise(seed, 50_000), 0o600, 2));
@@ -210,8 +210,8 @@ fn what_did_not_change_stays_in_its_blocks() {
     let plan = bench.fill(&after).unwrap();
     bench.compare(&after).unwrap();
     assert_eq!((plan.kept.files, plan.written.files, plan.removed), (15, 1, 5));
-    for number in (0..20).filter(|number| number % 5 != 0 && *number != 7) {
-        assert_eq!(bench.runs(&format!("file-{number:02}")), places[number as usize], "file {number}");
+    for number in (0..20_u8).filter(|number| number % 5 != 0 && *number != 7) {
+        assert_eq!(bench.runs(&format!("file-{number:02}")), places[usize::from(number)], "file {number}");
     }
 }
 

@@ -85,11 +85,8 @@ impl Volume {
         let high = if is_wide { u64::from(u32_at(sb, 0x150)) << 32 } else { 0 };
         let mut uuid = [0; 16];
         uuid.copy_from_slice(&sb[0x68..0x78]);
-        let checksum_seed = if incompatible & INCOMPATIBLE_CHECKSUM_SEED == 0 {
-            crc32c(!0, &uuid)
-        } else {
-            u32_at(sb, 0x270)
-        };
+        let checksum_seed =
+            if incompatible & INCOMPATIBLE_CHECKSUM_SEED == 0 { crc32c(!0, &uuid) } else { u32_at(sb, 0x270) };
         let mut volume = Self {
             file,
             offset: part.offset,

@@ -6,9 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use super::inode::{
-    Inode, KIND_BLOCK, KIND_CHARACTER, KIND_DIRECTORY, KIND_FIFO, KIND_FILE, KIND_SYMLINK,
-};
+use super::inode::{Inode, KIND_BLOCK, KIND_CHARACTER, KIND_DIRECTORY, KIND_FIFO, KIND_FILE, KIND_SYMLINK};
 use super::volume::{ROOT_INODE, Volume, broken};
 use crate::bake::tree::{Content, Kind, Node, NodeId, Tree};
 

@@ -172,9 +172,10 @@ impl Tree {
                 self.put(parent, Node::directory(0o755, 0));
             }
         }
-        let stray = self.names.keys().find(|path| {
-            path.parent().is_some_and(|parent| !self.get(parent).is_some_and(Node::is_directory))
-        });
+        let stray = self
+            .names
+            .keys()
+            .find(|path| path.parent().is_some_and(|parent| !self.get(parent).is_some_and(Node::is_directory)));
         stray.map_or(Ok(()), |path| Err(path.clone()))
     }
 

@@ -63,8 +63,7 @@ pub(in crate::bake) fn read(path: &Path, contents: &Path) -> Result<Tree> {
     if tree.nodes().is_empty() {
         return Err(Error::root(path, "there is nothing in it"));
     }
-    tree.complete()
-        .map_err(|stray| Error::root(path, format!("{} lies in what is no directory", stray.display())))?;
+    tree.complete().map_err(|stray| Error::root(path, format!("{} lies in what is no directory", stray.display())))?;
     tree.compact();
     Ok(tree)
 }

@@ -150,7 +150,8 @@ fn every_compression_gives_the_same_tree() {
     lz4.write_all(&plain).unwrap();
     let (tree, _room) = read(&plain).unwrap();
     let expected = tree.digest().unwrap();
-    let packed = [gzip.finish().unwrap(), xz.finish().unwrap(), lz4.finish().unwrap(), zstd::encode_all(&plain[..], 1).unwrap()];
+    let packed =
+        [gzip.finish().unwrap(), xz.finish().unwrap(), lz4.finish().unwrap(), zstd::encode_all(&plain[..], 1).unwrap()];
     for packed in packed {
         let (tree, _room) = read(&packed).unwrap();
         assert_eq!(tree.digest().unwrap(), expected);
@@ -255,15 +256,15 @@ fn times_are_whole_seconds() {
 #[test]
 fn a_directory_says_the_same_as_a_tarball_of_it() {
     let room = tempfile::tempdir().unwrap();
-    let root = room.path().join("root");
-    fs::create_dir_all(root.join("etc/empty")).unwrap();
-    fs::write(root.join("etc/a \"b\""), "x").unwrap();
-    fs::hard_link(root.join("etc/a \"b\""), root.join("hard")).unwrap();
-    symlink("etc/empty", root.join("link")).unwrap();
-    fs::set_permissions(root.join("hard"), fs::Permissions::from_mode(0o2750)).unwrap();
-    rustix::fs::mkfifoat(rustix::fs::CWD, root.join("pipe"), 0o600.into()).unwrap();
-    let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
-    let (tree, notes) = read_directory(&root).unwrap();
+    let top = room.path().join("root");
+    fs::create_dir_all(top.join("etc/empty")).unwrap();
+    fs::write(top.join("etc/a \"b\""), "x").unwrap();
+    fs::hard_link(top.join("etc/a \"b\""), top.join("hard")).unwrap();
+    symlink("etc/empty", top.join("link")).unwrap();
+    fs::set_permissions(top.join("hard"), fs::Permissions::from_mode(0o2750)).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, top.join("pipe"), 0o600.into()).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(top.join("socket")).unwrap();
+    let (tree, notes) = read_directory(&top).unwrap();
     assert!(notes.len() == 1 && notes[0].contains("socket is a socket"), "{notes:?}");
     assert_eq!(tree.id(Path::new("hard")), tree.id(Path::new("etc/a \"b\"")));
     assert_eq!(get(&tree, "hard").mode, 0o2750);
@@ -271,7 +272,7 @@ fn a_directory_says_the_same_as_a_tarball_of_it() {
         .args(["--format=pax", "--exclude=./socket", "-cf"])
         .arg(room.path().join("root.tar"))
         .arg("-C")
-        .args([&root, Path::new(".")])
+        .args([&top, Path::new(".")])
         .status();
     assert!(status.unwrap().success());
     let contents = contents(room.path()).unwrap();
