@@ -32,6 +32,7 @@ fn is_refusal(cause: &(dyn std::error::Error + 'static)) -> bool {
         || cause.is::<image::Refusal>()
         || matches!(cause.downcast_ref(), Some(node::Error::Refused(_) | node::Error::Config { .. }))
         || matches!(cause.downcast_ref(), Some(flash::Error::Refused(_) | flash::Error::Unusable { .. }))
+        || cause.downcast_ref().is_some_and(image::bake::Error::is_refusal)
         || cause.downcast_ref().is_some_and(image::opened::Error::is_refusal)
         || cause.downcast_ref().is_some_and(image::pack::Error::is_refusal)
         || cause.downcast_ref().is_some_and(image::repository::Error::is_refusal)

@@ -2,6 +2,8 @@
 
 mod text;
 
+pub(crate) use text::os_release;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -56,10 +58,10 @@ pub fn read(disk: &Arc<dyn ReadAt>, layout: &Layout) -> Found {
 }
 
 /// A filesystem's view of its part of the disk.
-struct Part {
-    disk: Arc<dyn ReadAt>,
-    offset: u64,
-    length: u64,
+pub(crate) struct Part {
+    pub(crate) disk: Arc<dyn ReadAt>,
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
 }
 
 impl Ext4Read for Part {

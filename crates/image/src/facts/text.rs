@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// `/etc/os-release`: assignments as a shell reads them.
-pub(super) fn os_release(text: &str) -> BTreeMap<String, String> {
+pub(crate) fn os_release(text: &str) -> BTreeMap<String, String> {
     let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
     lines
         .filter_map(|line| line.split_once('='))

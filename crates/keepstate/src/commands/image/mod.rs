@@ -1,5 +1,6 @@
 //! `keepstate image`: packing images, and what is done with them in a store.
 
+mod bake;
 mod list;
 mod pack;
 mod promote;
@@ -20,7 +21,7 @@ use crate::context::StoreArgs;
 use crate::exit::WrongUsage;
 use crate::output::Output;
 
-/// Images: pack, publish, look at, check, remove
+/// Images: bake, pack, publish, look at, check, remove
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -29,6 +30,7 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
+    Bake(Box<bake::Args>),
     Pack(Box<pack::Args>),
     Publish(publish::Args),
     Promote(promote::Args),
@@ -41,6 +43,7 @@ enum Command {
 
 pub(crate) fn run(args: Args, output: &Output) -> Result<()> {
     match args.command {
+        Command::Bake(args) => bake::run(&args, output),
         Command::Pack(args) => pack::run(&args, output),
         Command::Publish(args) => publish::run(&args, output),
         Command::Promote(args) => promote::run(&args, output),
