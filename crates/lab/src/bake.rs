@@ -1,0 +1,177 @@
+//! Trees become disks: with the very command that users have, `keepstate image bake`.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use std::{env, process};
+
+use crate::error::{Error, Result, io};
+use crate::machine::folder;
+use crate::run;
+use crate::tree::Tree;
+
+/// Names the binary to bake with, instead of the one that is built from this workspace.
+const BINARY: &str = "KEEPSTATE_BINARY";
+
+/// Which firmwares a disk boots with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boot {
+    /// Both.
+    Both,
+    /// BIOS only.
+    Bios,
+    /// UEFI only.
+    Uefi,
+}
+
+/// How a tree is baked.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The disk's size, as the command takes it: `512M`.
+    pub size: String,
+    /// The root filesystem: `ext4` or `xfs`.
+    pub filesystem: String,
+    /// The firmwares.
+    pub boot: Boot,
+    /// What is added to the kernel's command line. The console has to be the first serial port, for the log.
+    pub command_line: String,
+    /// More arguments of the command: `--reserve`, `128M`.
+    pub more: Vec<String>,
+    /// The disk of the version before, whose files stay where they are.
+    pub onto: Option<PathBuf>,
+}
+
+impl Default for Options {
+    /// 512 MiB, ext4, both firmwares; a kernel that panics reboots after a second.
+    fn default() -> Self {
+        Self {
+            size: "512M".into(),
+            filesystem: "ext4".into(),
+            boot: Boot::Both,
+            command_line: "console=ttyS0 panic=1 rw".into(),
+            more: Vec::new(),
+            onto: None,
+        }
+    }
+}
+
+impl Options {
+    /// What suits the small Debian: 2 GiB.
+    pub fn debian() -> Self {
+        Self { size: "2G".into(), ..Self::default() }
+    }
+}
+
+/// The program that bakes.
+#[derive(Clone, Debug)]
+pub struct Baker {
+    binary: PathBuf,
+}
+
+impl Baker {
+    /// With this binary.
+    pub fn new(binary: &Path) -> Self {
+        Self { binary: binary.into() }
+    }
+
+    /// With the binary of this workspace, built if it is not up to date; or with the one that `KEEPSTATE_BINARY` names.
+    pub fn built() -> Result<Self> {
+        if let Some(binary) = env::var_os(BINARY) {
+            return Ok(Self { binary: binary.into() });
+        }
+        let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+        let build = ["build", "--quiet", "--locked", "--package", "keepstate", "--message-format", "json"];
+        let mut build = run::command(&cargo, build);
+        build.current_dir(env!("CARGO_MANIFEST_DIR"));
+        let messages = run::output(&mut build)?;
+        let executable = |line: &str| {
+            let message: serde_json::Value = serde_json::from_str(line).ok()?;
+            Some(PathBuf::from(message["executable"].as_str()?))
+        };
+        let binary = messages.lines().filter_map(executable).next_back();
+        let none = || Error::Senseless("cargo built the package keepstate, and named no executable".into());
+        Ok(Self { binary: binary.ok_or_else(none)? })
+    }
+
+    /// A raw disk of this tree. The same tree, options and binary are baked once; nobody writes to the disk: machines
+    /// stand on it with [`crate::Disk::image`].
+    pub fn bake(&self, tree: &Tree, options: &Options) -> Result<PathBuf> {
+        let folder = folder().join("images");
+        fs::create_dir_all(&folder).map_err(io("making", folder.display()))?;
+        let key = self.key(tree, options)?;
+        let disk = folder.join(format!("{}-{key}.raw", tree.name));
+        // Held while it is baked: two tests that want the same disk bake it once.
+        let lock = folder.join(format!("{}.lock", tree.name));
+        let held = File::create(&lock).map_err(io("making", lock.display()))?;
+        held.lock().map_err(io("waiting for", lock.display()))?;
+        if disk.exists() {
+            return Ok(disk);
+        }
+        let begin = Instant::now();
+        let part = folder.join(format!("{}.{}", tree.name, process::id()));
+        let mut bake = run::command(&self.binary.to_string_lossy(), ["image", "bake"]);
+        bake.arg(&tree.root).arg("-o").arg(&part).args(arguments(options));
+        run::output(&mut bake)?;
+        fs::rename(&part, &disk).map_err(io("naming", disk.display()))?;
+        let seconds = begin.elapsed().as_secs_f64();
+        run::say(&format!("lab: {} baked in {seconds:.1} s: {}", tree.name, disk.display()));
+        Ok(disk)
+    }
+
+    /// What decides the disk: tree, options, and the binary itself.
+    fn key(&self, tree: &Tree, options: &Options) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(tree.digest.as_bytes()).update(tree.name.as_bytes());
+        hasher.update(format!("{options:?}").as_bytes());
+        let binary = File::open(&self.binary).map_err(io("opening", self.binary.display()))?;
+        hasher.update_reader(binary).map_err(io("reading", self.binary.display()))?;
+        Ok(hasher.finalize().to_hex()[..16].to_owned())
+    }
+}
+
+fn arguments(options: &Options) -> Vec<String> {
+    let boot = match options.boot {
+        Boot::Both => "bios,uefi",
+        Boot::Bios => "bios",
+        Boot::Uefi => "uefi",
+    };
+    let fixed = [
+        ("--size", options.size.as_str()),
+        ("--filesystem", &options.filesystem),
+        ("--boot", boot),
+        ("--cmdline", &options.command_line),
+    ];
+    let mut arguments: Vec<String> =
+        fixed.iter().flat_map(|(option, value)| [*option, *value]).map(str::to_owned).collect();
+    if let Some(onto) = &options.onto {
+        arguments.extend(["--onto".into(), onto.display().to_string()]);
+    }
+    arguments.extend(options.more.iter().cloned());
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_become_what_the_command_understands() {
+        let options = Options {
+            onto: Some("/old.raw".into()),
+            more: vec!["--reserve".into(), "64M".into()],
+            ..Options::default()
+        };
+        assert_eq!(
+            arguments(&options).join(" "),
+            "--size 512M --filesystem ext4 --boot bios,uefi --cmdline console=ttyS0 panic=1 rw --onto /old.raw --reserve 64M"
+        );
+    }
+
+    #[test]
+    fn a_bake_that_fails_leaves_no_disk() {
+        let tree = Tree { root: "/nowhere".into(), name: "none-1".into(), digest: "0".into() };
+        let error = Baker::new(Path::new("/bin/false")).bake(&tree, &Options::default()).expect_err("it fails");
+        assert!(error.to_string().starts_with("/bin/false image bake /nowhere"), "{error}");
+        Baker::new(Path::new("/bin/false")).bake(&tree, &Options::default()).expect_err("it fails again");
+    }
+}

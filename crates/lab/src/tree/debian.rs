@@ -1,0 +1,124 @@
+//! A small Debian with systemd. One is installed; its versions are copies of it with other files.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use super::archive::{Variant, bootstrap};
+use super::{PROGRAM, ssh_key};
+use crate::error::{Result, io};
+use crate::run;
+
+const PACKAGES: &str = include_str!("../../recipes/debian/packages.txt");
+const NETWORK: &str = "[Match]\nName=en* eth*\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\n[DHCPv4]\nUseDomains=no\n";
+/// A person at the console is root: nobody else is there.
+const LOGIN: &str = "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --noclear %I linux\n";
+/// Every machine makes its own keys, one kind of them: in emulation each takes its time.
+const HOST_KEYS: &str = "[Unit]
+Description=SSH host key of this machine
+Before=ssh.service
+ConditionPathExists=!/etc/ssh/ssh_host_ed25519_key
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/ssh-keygen -q -t ed25519 -N \"\" -f /etc/ssh/ssh_host_ed25519_key
+[Install]
+WantedBy=multi-user.target
+";
+/// What a server does at night, or looks for at each start, and no test waits for.
+const MASKED: [&str; 6] = [
+    "e2scrub_reap.service",
+    "e2scrub_all.timer",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "fstrim.timer",
+    "systemd-networkd-wait-online.service",
+];
+/// Units that start with the system.
+const WANTED: [&str; 3] = ["lab-control-shell.service", "lab-ready.service", "systemd-networkd.service"];
+/// Files that only versions differ in: 8 MiB.
+const PAYLOAD_FILES: u32 = 128;
+const PAYLOAD_BYTES: usize = 64 << 10;
+
+/// Installs a Debian with these packages besides.
+pub(super) fn install(more: &[String], root: &Path, cache: &Path) -> Result<()> {
+    let lines = PACKAGES.lines().filter(|line| !line.starts_with('#'));
+    let packages: Vec<&str> = lines.flat_map(str::split_whitespace).chain(more.iter().map(String::as_str)).collect();
+    bootstrap(&packages, Variant::Installed, root)?;
+    let control_shell = include_str!("../../recipes/tiny/control-shell");
+    let texts = [
+        ("etc/hostname", "debian\n"),
+        ("etc/hosts", "127.0.0.1 localhost\n127.0.1.1 debian\n::1 localhost\n"),
+        // Empty, so that each machine gets its own, and no first start of systemd, which would decide anew what is enabled.
+        ("etc/machine-id", ""),
+        // The data disk, wherever it is attached; a machine without one does not wait for it.
+        ("etc/fstab", "LABEL=data /data ext4 defaults,nofail,x-systemd.device-timeout=5s 0 2\n"),
+        ("etc/systemd/network/80-lab.network", NETWORK),
+        ("etc/systemd/system/lab-control-shell.service", include_str!("../../recipes/debian/control-shell.service")),
+        ("etc/systemd/system/lab-ready.service", include_str!("../../recipes/debian/ready.service")),
+        ("etc/systemd/system/serial-getty@ttyS0.service.d/login.conf", LOGIN),
+        (PROGRAM, control_shell),
+    ];
+    for (path, text) in texts {
+        run::write(&root.join(path), text)?;
+    }
+    let program = root.join(PROGRAM);
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
+        .map_err(io("making executable", program.display()))?;
+    let data = root.join("data");
+    fs::create_dir_all(&data).map_err(io("making", data.display()))?;
+    let units = root.join("etc/systemd/system");
+    for unit in MASKED {
+        link("/dev/null", &units.join(unit))?;
+    }
+    for unit in WANTED {
+        let place = if unit.starts_with("lab-") { "/etc" } else { "/lib" };
+        link(&format!("{place}/systemd/system/{unit}"), &units.join("multi-user.target.wants").join(unit))?;
+    }
+    let key = ssh_key(cache, more)?;
+    if key.is_empty() { Ok(()) } else { ssh(&key, root) }
+}
+
+/// An SSH server that takes the lab's key.
+fn ssh(key: &str, root: &Path) -> Result<()> {
+    let folder = root.join("etc/ssh");
+    for entry in fs::read_dir(&folder).map_err(io("listing", folder.display()))?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with("ssh_host_") {
+            fs::remove_file(entry.path()).map_err(io("removing", entry.path().display()))?;
+        }
+    }
+    run::write(&root.join("etc/systemd/system/lab-host-key.service"), HOST_KEYS)?;
+    let wants = root.join("etc/systemd/system/multi-user.target.wants/lab-host-key.service");
+    link("/etc/systemd/system/lab-host-key.service", &wants)?;
+    run::write(&root.join("etc/ssh/sshd_config.d/lab.conf"), "UseDNS no\nHostKey /etc/ssh/ssh_host_ed25519_key\n")?;
+    let folder = root.join("root/.ssh");
+    run::write(&folder.join("authorized_keys"), key)?;
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).map_err(io("closing", folder.display()))
+}
+
+/// Makes a version of the Debian in `base`.
+pub(super) fn derive(version: u32, base: &Path, root: &Path) -> Result<()> {
+    run::output(run::command("cp", ["-a", "--reflink=auto"]).arg(base).arg(root))?;
+    let release = root.join("usr/lib/os-release");
+    let text = fs::read_to_string(&release).map_err(io("reading", release.display()))?;
+    run::write(&release, format!("{text}IMAGE_ID=debian\nIMAGE_VERSION={version}\n"))?;
+    run::write(&root.join("etc/version"), format!("{version}\n"))?;
+    run::write(&root.join(format!("etc/only-in-{version}")), "a file that no other version has\n")?;
+    for number in 0..PAYLOAD_FILES {
+        let seed = if number % 2 == 0 { format!("{number}") } else { format!("{number} of {version}") };
+        let mut bytes = vec![0; PAYLOAD_BYTES];
+        blake3::Hasher::new().update(seed.as_bytes()).finalize_xof().fill(&mut bytes);
+        run::write(&root.join(format!("usr/share/payload/{number:03}")), bytes)?;
+    }
+    Ok(())
+}
+
+/// Makes a link, and the folder that it stands in.
+fn link(target: &str, path: &Path) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(io("making", parent.display()))?;
+    }
+    if path.symlink_metadata().is_ok() {
+        fs::remove_file(path).map_err(io("replacing", path.display()))?;
+    }
+    symlink(target, path).map_err(io("making", path.display()))
+}
