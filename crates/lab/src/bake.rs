@@ -37,7 +37,7 @@ pub struct Options {
     pub command_line: String,
     /// More arguments of the command: `--reserve`, `128M`.
     pub more: Vec<String>,
-    /// The disk of the version before, whose files stay where they are.
+    /// The disk of the version before, whose files stay where they are; the new one gets its size.
     pub onto: Option<PathBuf>,
 }
 
@@ -48,7 +48,7 @@ impl Default for Options {
             size: "512M".into(),
             filesystem: "ext4".into(),
             boot: Boot::Both,
-            command_line: "console=ttyS0 panic=1 rw".into(),
+            command_line: "console=ttyS0 panic=1".into(),
             more: Vec::new(),
             onto: None,
         }
@@ -135,17 +135,19 @@ fn arguments(options: &Options) -> Vec<String> {
         Boot::Bios => "bios",
         Boot::Uefi => "uefi",
     };
+    // Onto a previous disk, the size is that disk's.
+    let (size, place) = match &options.onto {
+        Some(onto) => ("--onto", onto.display().to_string()),
+        None => ("--size", options.size.clone()),
+    };
     let fixed = [
-        ("--size", options.size.as_str()),
+        (size, place.as_str()),
         ("--filesystem", &options.filesystem),
         ("--boot", boot),
         ("--cmdline", &options.command_line),
     ];
     let mut arguments: Vec<String> =
         fixed.iter().flat_map(|(option, value)| [*option, *value]).map(str::to_owned).collect();
-    if let Some(onto) = &options.onto {
-        arguments.extend(["--onto".into(), onto.display().to_string()]);
-    }
     arguments.extend(options.more.iter().cloned());
     arguments
 }
@@ -161,9 +163,10 @@ mod tests {
             more: vec!["--reserve".into(), "64M".into()],
             ..Options::default()
         };
+        assert!(arguments(&Options::default()).join(" ").starts_with("--size 512M --filesystem ext4 "));
         assert_eq!(
             arguments(&options).join(" "),
-            "--size 512M --filesystem ext4 --boot bios,uefi --cmdline console=ttyS0 panic=1 rw --onto /old.raw --reserve 64M"
+            "--onto /old.raw --filesystem ext4 --boot bios,uefi --cmdline console=ttyS0 panic=1 --reserve 64M"
         );
     }
 

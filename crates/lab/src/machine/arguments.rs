@@ -41,7 +41,7 @@ impl Machine {
             add("-append", direct.command_line.clone());
         }
         for disk in &self.disks {
-            let boots = self.boots_from() == Some(disk.serial());
+            let boots = self.direct.is_none() && self.boots_from() == Some(disk.serial());
             arguments.extend(disk.arguments(&self.disks_folder(), self.bus, boots));
         }
         arguments.extend(self.more.iter().cloned());

@@ -207,8 +207,7 @@ impl Machine {
     /// The whole content of a disk, as a raw file at `to`.
     pub fn read_disk(&self, serial: &str, to: &Path) -> Result<()> {
         self.must_be_off("its disks are in use: call cut_power or shut_down first")?;
-        let found = self.disks.iter().find(|disk| disk.serial() == serial);
-        let disk = found.ok_or_else(|| Error::Senseless(format!("{} has no disk {serial}", self.name)))?;
+        let disk = self.find(serial)?;
         let mut convert = run::command("qemu-img", ["convert", "-O", "raw"]);
         run::output(convert.arg(disk.path(&self.disks_folder())).arg(to)).map(drop)
     }
@@ -221,6 +220,11 @@ impl Machine {
     /// Everything that its first serial port ever printed.
     pub fn console_log(&self) -> &Path {
         self.console.path()
+    }
+
+    fn find(&self, serial: &str) -> Result<&Disk> {
+        let found = self.disks.iter().find(|disk| disk.serial() == serial);
+        found.ok_or_else(|| Error::Senseless(format!("{} has no disk {serial}", self.name)))
     }
 
     fn boots_from(&self) -> Option<&str> {
@@ -251,7 +255,7 @@ impl Machine {
     /// Keeps the whole state, memory and disks, under a name. Its disks have to be virtio disks; an `NVMe` controller
     /// cannot be kept.
     pub fn snapshot(&mut self, name: &str) -> Result<()> {
-        let complaint = self.power()?.qmp.monitor(&format!("savevm {name}"))?;
+        let complaint = self.power()?.monitor(&format!("savevm {name}"))?;
         if complaint.trim().is_empty() {
             return Ok(());
         }
@@ -265,14 +269,14 @@ impl Machine {
 
     /// Presses the power button, and waits until the guest has switched itself off.
     pub fn shut_down(&mut self, within: Duration) -> Result<()> {
-        self.power()?.qmp.execute("system_powerdown", &json!({}))?;
+        self.power()?.execute("system_powerdown", &json!({}))?;
         self.wait_for_power_off(within)
     }
 
     /// Waits until the guest has switched itself off.
     pub fn wait_for_power_off(&mut self, within: Duration) -> Result<()> {
         let deadline = Instant::now() + within;
-        while !self.power()?.has_ended()? {
+        while self.power()?.ended("it was switched off").is_none() {
             if Instant::now() > deadline {
                 return Err(self.late("the end of the guest", within));
             }
@@ -284,7 +288,7 @@ impl Machine {
 
     /// Presses the reset button.
     pub fn reset(&mut self) -> Result<()> {
-        self.power()?.qmp.execute("system_reset", &json!({})).map(drop)
+        self.power()?.execute("system_reset", &json!({})).map(drop)
     }
 
     /// How long it has been on.
@@ -313,9 +317,10 @@ impl Machine {
         self.console.pass_over().map_err(io("reading", self.console.path().display()))?;
         let mut power = Power::start(self, snapshot)?;
         for disk in self.disks.iter().filter(|disk| disk.bytes_per_second > 0) {
-            power.throttle(disk.serial(), disk.bytes_per_second)?;
+            let (command, arguments) = disk.throttle(self.bus, disk.bytes_per_second);
+            power.execute(command, &arguments)?;
         }
-        power.qmp.execute("cont", &json!({}))?;
+        power.execute("cont", &json!({}))?;
         self.power = Some(power);
         Ok(())
     }
@@ -352,16 +357,17 @@ impl Machine {
 
     /// Limits the speed of a disk, from now on, to so many bytes per second; 0 takes the limit away.
     pub fn throttle(&mut self, serial: &str, bytes_per_second: u64) -> Result<()> {
-        self.power()?.throttle(serial, bytes_per_second)
+        let (command, arguments) = self.find(serial)?.throttle(self.bus, bytes_per_second);
+        self.power()?.execute(command, &arguments).map(drop)
     }
 
     /// A command of QEMU's own protocol, for what has no name here.
     pub fn qmp(&mut self, command: &str, arguments: &serde_json::Value) -> Result<serde_json::Value> {
-        self.power()?.qmp.execute(command, arguments)
+        self.power()?.execute(command, arguments)
     }
 
     fn set_link(&mut self, up: bool) -> Result<()> {
-        self.power()?.qmp.execute("set_link", &json!({ "name": "network", "up": up })).map(drop)
+        self.power()?.execute("set_link", &json!({ "name": "network", "up": up })).map(drop)
     }
 }
 
@@ -372,12 +378,12 @@ impl Machine {
         let deadline = Instant::now() + within;
         loop {
             // Asked first: what a machine printed before it ended is all there.
-            let ended = self.power()?.has_ended()?;
+            let ended = self.power()?.ended(&format!("{text:?} was waited for"));
             if let Some(line) = self.console.look_for(text).map_err(io("reading", self.console.path().display()))? {
                 return Ok(line);
             }
-            if ended {
-                return Err(self.power()?.ended(&format!("{text:?} was waited for")));
+            if let Some(ended) = ended {
+                return Err(ended);
             }
             if Instant::now() > deadline {
                 return Err(self.late(&format!("{text:?} on the console"), within));
@@ -460,7 +466,7 @@ impl Machine {
 
     /// The port of the host that leads to a port of the guest.
     pub fn port(&mut self, guest_port: u16) -> Result<u16> {
-        let info = self.power()?.qmp.monitor("info usernet")?;
+        let info = self.power()?.monitor("info usernet")?;
         let none =
             || Error::Senseless(format!("port {guest_port} was not forwarded; before it is switched on: forward"));
         arguments::host_port(&info, guest_port).ok_or_else(none)

@@ -47,12 +47,6 @@ impl Qmp {
         }
     }
 
-    /// Executes a command of the monitor for people. What it prints is its complaint, except for `info`.
-    pub(super) fn monitor(&mut self, line: &str) -> Result<String> {
-        let answer = self.execute("human-monitor-command", &json!({ "command-line": line }))?;
-        Ok(answer.as_str().unwrap_or_default().to_owned())
-    }
-
     fn next(&mut self) -> Result<Value> {
         let mut line = String::new();
         let count = self.stream.read_line(&mut line).map_err(io("listening to", "QEMU"))?;

@@ -11,6 +11,8 @@ use crate::run;
 
 const PACKAGES: &str = include_str!("../../recipes/debian/packages.txt");
 const NETWORK: &str = "[Match]\nName=en* eth*\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\n[DHCPv4]\nUseDomains=no\n";
+/// Found by its label; a machine without a data disk waits for it a little.
+const DATA: &str = "[Mount]\nWhat=/dev/disk/by-label/data\nWhere=/data\n[Install]\nWantedBy=multi-user.target\n";
 /// A person at the console is root: nobody else is there.
 const LOGIN: &str = "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --noclear %I linux\n";
 /// Every machine makes its own keys, one kind of them: in emulation each takes its time.
@@ -34,7 +36,7 @@ const MASKED: [&str; 6] = [
     "systemd-networkd-wait-online.service",
 ];
 /// Units that start with the system.
-const WANTED: [&str; 3] = ["lab-control-shell.service", "lab-ready.service", "systemd-networkd.service"];
+const WANTED: [&str; 4] = ["data.mount", "lab-control-shell.service", "lab-ready.service", "systemd-networkd.service"];
 /// Files that only versions differ in: 8 MiB.
 const PAYLOAD_FILES: u32 = 128;
 const PAYLOAD_BYTES: usize = 64 << 10;
@@ -50,8 +52,11 @@ pub(super) fn install(more: &[String], root: &Path, cache: &Path) -> Result<()> 
         ("etc/hosts", "127.0.0.1 localhost\n127.0.1.1 debian\n::1 localhost\n"),
         // Empty, so that each machine gets its own, and no first start of systemd, which would decide anew what is enabled.
         ("etc/machine-id", ""),
-        // The data disk, wherever it is attached; a machine without one does not wait for it.
-        ("etc/fstab", "LABEL=data /data ext4 defaults,nofail,x-systemd.device-timeout=5s 0 2\n"),
+        // The baker names the root in it, unless somebody else has.
+        ("etc/fstab", ""),
+        // The data disk, wherever it is attached.
+        ("etc/systemd/system/data.mount", DATA),
+        ("etc/systemd/system/dev-disk-by\\x2dlabel-data.device.d/wait.conf", "[Unit]\nJobRunningTimeoutSec=5\n"),
         ("etc/systemd/network/80-lab.network", NETWORK),
         ("etc/systemd/system/lab-control-shell.service", include_str!("../../recipes/debian/control-shell.service")),
         ("etc/systemd/system/lab-ready.service", include_str!("../../recipes/debian/ready.service")),
@@ -71,7 +76,7 @@ pub(super) fn install(more: &[String], root: &Path, cache: &Path) -> Result<()> 
         link("/dev/null", &units.join(unit))?;
     }
     for unit in WANTED {
-        let place = if unit.starts_with("lab-") { "/etc" } else { "/lib" };
+        let place = if unit.starts_with("systemd-") { "/lib" } else { "/etc" };
         link(&format!("{place}/systemd/system/{unit}"), &units.join("multi-user.target.wants").join(unit))?;
     }
     let key = ssh_key(cache, more)?;

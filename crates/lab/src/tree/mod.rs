@@ -15,7 +15,7 @@ use crate::error::{Error, Result, io};
 use crate::{run, tools};
 
 /// Everything of a recipe that is not the recipe's own parameters: another text, other trees.
-const TEXTS: [&str; 15] = [
+const TEXTS: [&str; 16] = [
     include_str!("archive.rs"),
     include_str!("debian.rs"),
     include_str!("initramfs.rs"),
@@ -29,6 +29,7 @@ const TEXTS: [&str; 15] = [
     include_str!("../../recipes/tiny/initramfs-init"),
     include_str!("../../recipes/tiny/modules.txt"),
     include_str!("../../recipes/tiny/rc"),
+    include_str!("../../recipes/tiny/systemctl"),
     KEY_COMMENT,
     PROGRAM,
 ];

@@ -13,11 +13,12 @@ use crate::run;
 const PACKAGES: [&str; 3] = ["linux-image-cloud-amd64", "busybox-static", "grub-common"];
 const MODULES: &str = include_str!("../../recipes/tiny/modules.txt");
 /// Scripts, where they stand in the tree.
-const SCRIPTS: [(&str, &str); 4] = [
+const SCRIPTS: [(&str, &str); 5] = [
     ("etc/rc", include_str!("../../recipes/tiny/rc")),
     ("etc/acpi/PWRF/00000080", "#!/bin/sh\nexec poweroff\n"),
     ("sbin/control-shell", include_str!("../../recipes/tiny/control-shell")),
     ("sbin/init", include_str!("../../recipes/tiny/init")),
+    ("bin/systemctl", include_str!("../../recipes/tiny/systemctl")),
 ];
 const FOLDERS: [&str; 11] = ["boot", "data", "dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "var/lib"];
 /// What has to stand outside `/bin`: the kernel calls it by that path.
@@ -68,7 +69,8 @@ fn texts(version: u32, root: &Path) -> Result<()> {
         ("etc/group", "root:x:0:\n"),
         ("etc/hostname", "tiny\n"),
         ("etc/hosts", "127.0.0.1 localhost\n127.0.1.1 tiny\n"),
-        ("etc/fstab", ""),
+        // By its name one tells which systemd this is: Debian 12's.
+        ("usr/lib/systemd/libsystemd-shared-252.so", ""),
         ("boot/grub/.keep", ""),
         (&format!("etc/only-in-{version}"), "a file that no other version has\n"),
     ];
