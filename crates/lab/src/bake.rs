@@ -8,7 +8,7 @@ use std::{env, process};
 use crate::error::{Error, Result, io};
 use crate::machine::folder;
 use crate::run;
-use crate::tree::Tree;
+use crate::tree::{Tree, lock};
 
 /// Names the binary to bake with, instead of the one that is built from this workspace.
 const BINARY: &str = "KEEPSTATE_BINARY";
@@ -101,9 +101,7 @@ impl Baker {
         let key = self.key(tree, options)?;
         let disk = folder.join(format!("{}-{key}.raw", tree.name));
         // Held while it is baked: two tests that want the same disk bake it once.
-        let lock = folder.join(format!("{}.lock", tree.name));
-        let held = File::create(&lock).map_err(io("making", lock.display()))?;
-        held.lock().map_err(io("waiting for", lock.display()))?;
+        let _held = lock(&folder.join(format!("{}.lock", tree.name)))?;
         if disk.exists() {
             return Ok(disk);
         }

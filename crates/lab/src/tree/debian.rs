@@ -5,11 +5,12 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use super::archive::{Variant, bootstrap};
-use super::{PROGRAM, ssh_key};
 use crate::error::{Result, io};
 use crate::run;
 
 const PACKAGES: &str = include_str!("../../recipes/debian/packages.txt");
+/// Where the control shell's script stands.
+const PROGRAM: &str = "usr/local/sbin/control-shell";
 const NETWORK: &str = "[Match]\nName=en* eth*\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\n[DHCPv4]\nUseDomains=no\n";
 /// Found by its label; a machine without a data disk waits for it a little.
 const DATA: &str = "[Mount]\nWhat=/dev/disk/by-label/data\nWhere=/data\n[Install]\nWantedBy=multi-user.target\n";
@@ -41,11 +42,19 @@ const WANTED: [&str; 4] = ["data.mount", "lab-control-shell.service", "lab-ready
 const PAYLOAD_FILES: u32 = 128;
 const PAYLOAD_BYTES: usize = 64 << 10;
 
-/// Installs a Debian with these packages besides.
-pub(super) fn install(more: &[String], root: &Path, cache: &Path) -> Result<()> {
+/// The packages of the small Debian, and more.
+pub(super) fn packages(more: &[String]) -> Vec<&str> {
     let lines = PACKAGES.lines().filter(|line| !line.starts_with('#'));
-    let packages: Vec<&str> = lines.flat_map(str::split_whitespace).chain(more.iter().map(String::as_str)).collect();
-    bootstrap(&packages, Variant::Installed, root)?;
+    lines.flat_map(str::split_whitespace).chain(more.iter().map(String::as_str)).collect()
+}
+
+/// Installs these packages.
+pub(super) fn install(packages: &[&str], root: &Path) -> Result<()> {
+    bootstrap(packages, Variant::Installed, root)
+}
+
+/// Makes a server of an installed Debian.
+fn own(root: &Path) -> Result<()> {
     let control_shell = include_str!("../../recipes/tiny/control-shell");
     let texts = [
         ("etc/hostname", "debian\n"),
@@ -79,8 +88,7 @@ pub(super) fn install(more: &[String], root: &Path, cache: &Path) -> Result<()> 
         let place = if unit.starts_with("systemd-") { "/lib" } else { "/etc" };
         link(&format!("{place}/systemd/system/{unit}"), &units.join("multi-user.target.wants").join(unit))?;
     }
-    let key = ssh_key(cache, more)?;
-    if key.is_empty() { Ok(()) } else { ssh(&key, root) }
+    Ok(())
 }
 
 /// An SSH server that takes the lab's key.
@@ -100,9 +108,13 @@ fn ssh(key: &str, root: &Path) -> Result<()> {
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).map_err(io("closing", folder.display()))
 }
 
-/// Makes a version of the Debian in `base`.
-pub(super) fn derive(version: u32, base: &Path, root: &Path) -> Result<()> {
+/// Makes a version of the Debian in `base`; if it has an SSH server, that takes `key`.
+pub(super) fn derive(version: u32, base: &Path, key: &str, root: &Path) -> Result<()> {
     run::output(run::command("cp", ["-a", "--reflink=auto"]).arg(base).arg(root))?;
+    own(root)?;
+    if !key.is_empty() {
+        ssh(key, root)?;
+    }
     let release = root.join("usr/lib/os-release");
     let text = fs::read_to_string(&release).map_err(io("reading", release.display()))?;
     run::write(&release, format!("{text}IMAGE_ID=debian\nIMAGE_VERSION={version}\n"))?;

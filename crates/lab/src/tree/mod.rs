@@ -14,29 +14,31 @@ use std::{env, process};
 use crate::error::{Error, Result, io};
 use crate::{run, tools};
 
-/// Everything of a recipe that is not the recipe's own parameters: another text, other trees.
-const TEXTS: [&str; 16] = [
-    include_str!("archive.rs"),
-    include_str!("debian.rs"),
+/// How packages are had: another text, other packages.
+const PACKAGES_BY: &str = include_str!("archive.rs");
+/// What is made of the tiny system's packages.
+const TINY: [&str; 10] = [
     include_str!("initramfs.rs"),
     include_str!("modules.rs"),
     include_str!("tiny.rs"),
-    include_str!("../../recipes/debian/control-shell.service"),
-    include_str!("../../recipes/debian/packages.txt"),
-    include_str!("../../recipes/debian/ready.service"),
     include_str!("../../recipes/tiny/control-shell"),
     include_str!("../../recipes/tiny/init"),
     include_str!("../../recipes/tiny/initramfs-init"),
     include_str!("../../recipes/tiny/modules.txt"),
     include_str!("../../recipes/tiny/rc"),
     include_str!("../../recipes/tiny/systemctl"),
-    KEY_COMMENT,
-    PROGRAM,
+    PACKAGES_BY,
+];
+/// What is made of Debian's.
+const DEBIAN: [&str; 5] = [
+    include_str!("debian.rs"),
+    include_str!("../../recipes/debian/control-shell.service"),
+    include_str!("../../recipes/debian/ready.service"),
+    include_str!("../../recipes/tiny/control-shell"),
+    PACKAGES_BY,
 ];
 /// Marks the lab's key in the trees of machines that it may enter.
 const KEY_COMMENT: &str = "keepstate-lab";
-/// Where the control shell's script stands in a Debian tree.
-const PROGRAM: &str = "usr/local/sbin/control-shell";
 
 /// Which system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,47 +95,60 @@ impl Recipe {
             return Err(Error::Senseless(format!("the tiny system has no packages such as {packages}")));
         }
         tools::need(&tools::TREE)?;
+        let cache = cache()?;
+        let version = format!("version {}", self.version);
         match self.system {
             System::Tiny => {
-                let files = self.cached("tiny-files", |root, _| tiny::unpack(root))?;
-                self.cached(&format!("tiny-{}", self.version), |root, _| tiny::build(self.version, &files.root, root))
+                let packages = [&[PACKAGES_BY], tiny::PACKAGES.as_slice()].concat();
+                let files = cached(&cache, "tiny-files", &packages, tiny::unpack)?;
+                let texts = [packages.as_slice(), &TINY, &[&version]].concat();
+                cached(&cache, &format!("tiny-{}", self.version), &texts, |root| {
+                    tiny::build(self.version, &files.root, root)
+                })
             }
             System::Debian => {
-                let base = self.cached("debian-base", |root, cache| debian::install(&self.packages, root, cache))?;
-                self.cached(&format!("debian-{}", self.version), |root, _| {
-                    debian::derive(self.version, &base.root, root)
+                let packages = debian::packages(&self.packages);
+                let base = [&[PACKAGES_BY], packages.as_slice()].concat();
+                let installed = cached(&cache, "debian-base", &base, |root| debian::install(&packages, root))?;
+                let key = if packages.contains(&"openssh-server") { ssh_key(&cache)? } else { String::new() };
+                let texts = [base.as_slice(), &DEBIAN, &[&version, &key]].concat();
+                cached(&cache, &format!("debian-{}", self.version), &texts, |root| {
+                    debian::derive(self.version, &installed.root, &key, root)
                 })
             }
         }
     }
+}
 
-    /// The tree `name` of the cache, made by `make` if it is not there.
-    fn cached(&self, name: &str, make: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<Tree> {
-        let cache = cache()?;
-        let key = if name.starts_with("debian") { ssh_key(&cache, &self.packages)? } else { String::new() };
-        let mut hasher = blake3::Hasher::new();
-        for text in TEXTS.into_iter().chain(self.packages.iter().map(String::as_str)).chain([key.as_str()]) {
-            hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
-        }
-        let digest = hasher.finalize().to_hex()[..16].to_owned();
-        let folder = cache.join(format!("lab-{digest}"));
-        fs::create_dir_all(&folder).map_err(io("making", folder.display()))?;
-        let root = folder.join(name);
-        let tree = Tree { root: root.clone(), name: name.into(), digest };
-        // Held while it is made: two tests that want the same tree make it once.
-        let lock = folder.join(format!("{name}.lock"));
-        let held = File::create(&lock).map_err(io("making", lock.display()))?;
-        held.lock().map_err(io("waiting for", lock.display()))?;
-        if root.is_dir() {
-            return Ok(tree);
-        }
-        let begin = Instant::now();
-        let part = folder.join(format!("{name}.{}", process::id()));
-        make(&part, &cache)?;
-        fs::rename(&part, &root).map_err(io("naming", root.display()))?;
-        run::say(&format!("lab: {name} made in {:.1} s: {}", begin.elapsed().as_secs_f64(), root.display()));
-        Ok(tree)
+/// The tree `name` of the cache, made by `make` if it is not there. Other texts, another tree.
+fn cached(cache: &Path, name: &str, texts: &[&str], make: impl FnOnce(&Path) -> Result<()>) -> Result<Tree> {
+    let mut hasher = blake3::Hasher::new();
+    for text in texts {
+        hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
     }
+    let digest = hasher.finalize().to_hex()[..16].to_owned();
+    let folder = cache.join(format!("lab-{digest}"));
+    fs::create_dir_all(&folder).map_err(io("making", folder.display()))?;
+    let root = folder.join(name);
+    let tree = Tree { root: root.clone(), name: name.into(), digest };
+    // Held while it is made: two tests that want the same tree make it once.
+    let _held = lock(&folder.join(format!("{name}.lock")))?;
+    if root.is_dir() {
+        return Ok(tree);
+    }
+    let begin = Instant::now();
+    let part = folder.join(format!("{name}.{}", process::id()));
+    make(&part)?;
+    fs::rename(&part, &root).map_err(io("naming", root.display()))?;
+    run::say(&format!("lab: {name} made in {:.1} s: {}", begin.elapsed().as_secs_f64(), root.display()));
+    Ok(tree)
+}
+
+/// Waits until nobody else holds it; others wait while the result lives.
+pub(crate) fn lock(path: &Path) -> Result<File> {
+    let file = File::create(path).map_err(io("making", path.display()))?;
+    file.lock().map_err(io("waiting for", path.display()))?;
+    Ok(file)
 }
 
 /// The folder where costly things are kept: `$XDG_CACHE_HOME/keepstate`, else `~/.cache/keepstate`.
@@ -151,15 +166,10 @@ pub(crate) fn private_key() -> Result<PathBuf> {
     Ok(cache()?.join("lab-key"))
 }
 
-/// The public key that a tree of these packages gets, made if there is none yet.
-fn ssh_key(cache: &Path, packages: &[String]) -> Result<String> {
-    if !packages.iter().any(|package| package == "openssh-server") {
-        return Ok(String::new());
-    }
+/// The public key that a tree with an SSH server gets, made if there is none yet.
+fn ssh_key(cache: &Path) -> Result<String> {
     let (private, public) = (cache.join("lab-key"), cache.join("lab-key.pub"));
-    let lock = cache.join("lab-key.lock");
-    let held = File::create(&lock).map_err(io("making", lock.display()))?;
-    held.lock().map_err(io("waiting for", lock.display()))?;
+    let _held = lock(&cache.join("lab-key.lock"))?;
     if !public.exists() {
         let mut keygen = run::command("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", KEY_COMMENT, "-f"]);
         run::output(keygen.arg(private))?;

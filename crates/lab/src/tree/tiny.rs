@@ -10,7 +10,8 @@ use super::modules::Modules;
 use crate::error::{Error, Result, io};
 use crate::run;
 
-const PACKAGES: [&str; 3] = ["linux-image-cloud-amd64", "busybox-static", "grub-common"];
+/// Files of these are taken.
+pub(super) const PACKAGES: [&str; 3] = ["linux-image-cloud-amd64", "busybox-static", "grub-common"];
 const MODULES: &str = include_str!("../../recipes/tiny/modules.txt");
 /// Scripts, where they stand in the tree.
 const SCRIPTS: [(&str, &str); 5] = [
