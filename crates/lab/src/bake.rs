@@ -7,11 +7,14 @@ use std::{env, process};
 
 use crate::error::{Error, Result, io};
 use crate::machine::folder;
-use crate::run;
 use crate::tree::{Tree, lock};
+use crate::{run, tools};
 
 /// Names the binary to bake with, instead of the one that is built from this workspace.
 const BINARY: &str = "KEEPSTATE_BINARY";
+
+/// Where machines and images are of the same kind as we are.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Which firmwares a disk boots with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,21 +79,33 @@ impl Baker {
 
     /// With the binary of this workspace, built if it is not up to date; or with the one that `KEEPSTATE_BINARY` names.
     pub fn built() -> Result<Self> {
+        tools::need(&tools::BAKE)?;
         if let Some(binary) = env::var_os(BINARY) {
             return Ok(Self { binary: binary.into() });
         }
-        let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-        let build = ["build", "--quiet", "--locked", "--package", "keepstate", "--message-format", "json"];
-        let mut build = run::command(&cargo, build);
-        build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        let messages = run::output(&mut build)?;
-        let executable = |line: &str| {
-            let message: serde_json::Value = serde_json::from_str(line).ok()?;
-            Some(PathBuf::from(message["executable"].as_str()?))
-        };
-        let binary = messages.lines().filter_map(executable).next_back();
-        let none = || Error::Senseless("cargo built the package keepstate, and named no executable".into());
-        Ok(Self { binary: binary.ok_or_else(none)? })
+        Ok(Self { binary: build(&[])? })
+    }
+
+    /// With a binary that may be put into images, and into a machine's memory: linked statically, small, built without
+    /// optimising what is ours. With `--with-agent` it comes into the image. `KEEPSTATE_BINARY` names another one.
+    pub fn portable() -> Result<Self> {
+        tools::need(&tools::BAKE)?;
+        if let Some(binary) = env::var_os(BINARY) {
+            return Ok(Self { binary: binary.into() });
+        }
+        // The same as what is delivered (`cargo xtask dist`), but for the profile.
+        let flags = format!(
+            "target.{TARGET}.rustflags=['-C', 'target-feature=+crt-static', '--cfg', 'getrandom_backend=\"linux_getrandom\"']"
+        );
+        let small = ["profile.dev.debug=0", "profile.dev.strip='symbols'"];
+        Ok(Self {
+            binary: build(&["--target", TARGET, "--config", &flags, "--config", small[0], "--config", small[1]])?,
+        })
+    }
+
+    /// The binary.
+    pub fn binary(&self) -> &Path {
+        &self.binary
     }
 
     /// A raw disk of this tree. The same tree, options and binary are baked once; nobody writes to the disk: machines
@@ -125,6 +140,20 @@ impl Baker {
         hasher.update_reader(binary).map_err(io("reading", self.binary.display()))?;
         Ok(hasher.finalize().to_hex()[..16].to_owned())
     }
+}
+
+/// Builds the package `keepstate` as far as it is not up to date, and gives its binary.
+fn build(more: &[&str]) -> Result<PathBuf> {
+    let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let build = ["build", "--quiet", "--locked", "--package", "keepstate", "--message-format", "json"];
+    let mut build = run::command(&cargo, build.iter().chain(more));
+    let messages = run::output(build.current_dir(env!("CARGO_MANIFEST_DIR")))?;
+    let executable = |line: &str| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(PathBuf::from(message["executable"].as_str()?))
+    };
+    let binary = messages.lines().filter_map(executable).next_back();
+    binary.ok_or_else(|| Error::Senseless("cargo built the package keepstate, and named no executable".into()))
 }
 
 fn arguments(options: &Options) -> Vec<String> {

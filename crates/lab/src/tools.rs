@@ -44,8 +44,18 @@ pub const MACHINE: [Tool; 2] =
 pub const UEFI: [Tool; 2] = [OVMF_CODE, OVMF_VARS];
 /// What making a root tree needs.
 pub const TREE: [Tool; 2] = [Tool::new("mmdebstrap", "mmdebstrap"), Tool::new("depmod", "kmod")];
+/// What baking a disk needs.
+pub const BAKE: [Tool; 5] = [
+    Tool::new("grub-mkimage", "grub-common"),
+    Tool::new("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin"),
+    Tool::new("/usr/lib/grub/x86_64-efi/moddep.lst", "grub-efi-amd64-bin"),
+    Tool::new("mformat", "mtools"),
+    Tool::new("debugfs", "e2fsprogs"),
+];
 /// What a data disk with a filesystem needs.
 pub const FILESYSTEM: [Tool; 1] = [Tool::new("mke2fs", "e2fsprogs")];
+/// What coming in by SSH needs.
+pub const SSH: [Tool; 2] = [Tool::new("ssh", "openssh-client"), Tool::new("ssh-keygen", "openssh-client")];
 
 /// Tools that are not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +78,7 @@ pub fn need<'a>(tools: impl IntoIterator<Item = &'a Tool>) -> Result<(), Missing
 
 /// All of them, each once.
 pub fn all() -> Vec<Tool> {
-    [MACHINE.as_slice(), &UEFI, &TREE, &FILESYSTEM].concat()
+    [MACHINE.as_slice(), &UEFI, &TREE, &BAKE, &FILESYSTEM, &SSH].concat()
 }
 
 /// Where a tool is that was checked before; its bare name otherwise, so that starting it says what is missing.

@@ -1,6 +1,7 @@
 //! The tiny system in all kinds of machines, and what goes wrong around it.
 
 use std::fs;
+use std::io::{Seek, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
@@ -368,6 +369,26 @@ fn what_was_written_can_be_read_from_the_disk_and_the_image_stays_as_it_was() {
 
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]
+fn files_of_any_bytes_are_written_in_the_guest() {
+    let mut machine = Machine::new("tiny-files").expect("a machine").disk(root());
+    up(&mut machine);
+    let bytes: Vec<u8> = (0..=255).cycle().take(5000).collect();
+    machine.write_file("/tmp/bytes", &bytes).expect("written");
+    let digest = Command::new("sha256sum").stdin(spooled(&bytes)).output().expect("sha256sum").stdout;
+    let expected = String::from_utf8_lossy(&digest).split_whitespace().next().unwrap_or_default().to_owned();
+    assert_eq!(machine.sh("sha256sum </tmp/bytes | cut -d' ' -f1").expect("an answer"), expected);
+    machine.write_file("/no/such/folder/file", b"x").expect_err("there is no such folder");
+}
+
+fn spooled(bytes: &[u8]) -> fs::File {
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(bytes).expect("written");
+    file.rewind().expect("rewound");
+    file
+}
+
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
 fn versions_differ() {
     let image = Baker::built().expect("a baker").bake(&Recipe::tiny(2).tree().expect("a tree"), &Options::default());
     let mut machine = Machine::new("tiny-2").expect("a machine").disk(Disk::image("root", &image.expect("a disk")));
@@ -376,6 +397,11 @@ fn versions_differ() {
         machine.sh("cat /etc/version; ls /etc/only-in-*; . /etc/os-release; echo $IMAGE_VERSION").expect("an answer"),
         "2\n/etc/only-in-2\n2"
     );
+    let units = "systemctl start none; printf '#!/bin/sh\\necho $1\\n' >/etc/units/one; chmod +x /etc/units/one; \
+                 systemctl start one; systemctl is-active one && systemctl start one.service; systemctl stop one; \
+                 systemctl is-active one || echo down";
+    let said = machine.sh(&format!("mkdir /etc/units; {units}")).expect("an answer");
+    assert_eq!(said, "Unit none.service not found.\nstart\nstop\ndown");
     machine.sh("grub-editenv /boot/grub/env create && grub-editenv /boot/grub/env set next_entry=x && grub-editenv /boot/grub/env list | grep next_entry=x").expect("it can talk to GRUB");
 }
 

@@ -25,6 +25,8 @@ use power::Power;
 pub const SOON: Duration = Duration::from_secs(30);
 /// Between two looks at a log.
 const LOOK: Duration = Duration::from_millis(50);
+/// Bytes that are written in the guest with one command.
+const PIECE: usize = 1 << 10;
 /// Memory of a machine, MiB, if nobody says otherwise: a small server's, and enough for UEFI, GRUB and an initramfs.
 const MEMORY_MIB: u32 = 512;
 
@@ -448,6 +450,17 @@ impl Machine {
         answer.ok_or_else(|| self.late(&format!("an answer of the control shell to {command:?}"), within))
     }
 
+    /// Writes a small file in the guest: kilobytes. What is larger is better fetched from a [`crate::http::Server`].
+    pub fn write_file(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
+        self.sh(&format!(": >'{path}'"))?;
+        for piece in bytes.chunks(PIECE) {
+            // In digits, so that nothing on the way takes a byte for something else.
+            let digits: Vec<String> = piece.iter().map(|byte| format!("\\0{byte:03o}")).collect();
+            self.sh(&format!("printf %b '{}' >>'{path}'", digits.concat()))?;
+        }
+        Ok(())
+    }
+
     /// Tells the guest something and does not wait for an answer: `reboot`, for one.
     pub fn tell(&mut self, command: &str) -> Result<()> {
         // In a moment, so that the shell has read all of the line.
@@ -474,6 +487,7 @@ impl Machine {
 
     /// Runs a command as root over SSH. Needs a Debian with `openssh-server`, and `forward(22)`.
     pub fn ssh(&mut self, command: &str, within: Duration) -> Result<String> {
+        tools::need(&tools::SSH)?;
         let port = self.port(22)?;
         let mut ssh = run::command("timeout", [within.as_secs().max(1).to_string().as_str(), "ssh", "-i"]);
         ssh.arg(tree::private_key()?).args(["-p", &port.to_string(), "-o", "BatchMode=yes"]);
