@@ -1,5 +1,6 @@
 //! What can go wrong in the lab.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,8 +10,8 @@ use crate::tools::Missing;
 /// The lab's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong.
-#[derive(Debug, thiserror::Error)]
+/// What went wrong. A test that ends with it shows this text, also by its `Debug`.
+#[derive(thiserror::Error)]
 pub enum Error {
     /// A program or file of another package is not there. A test that cannot run never passes: it fails with this text.
     #[error(transparent)]
@@ -97,8 +98,34 @@ impl Error {
     }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        let mut cause = std::error::Error::source(self);
+        while let Some(source) = cause {
+            write!(f, ": {source}")?;
+            cause = source.source();
+        }
+        Ok(())
+    }
+}
+
 /// Makes an error of the kernel's one: `.map_err(io("reading", path.display()))`.
-pub(crate) fn io(doing: &'static str, what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn io(doing: &'static str, what: impl fmt::Display) -> impl FnOnce(io::Error) -> Error {
     let what = what.to_string();
     move |source| Error::Io { doing, what, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_that_fails_shows_a_sentence() {
+        let error = io("reading", "/x")(io::ErrorKind::NotFound.into());
+        assert_eq!(format!("{error:?}"), "reading /x: entity not found");
+        let missing = crate::tools::need(&[crate::tools::Tool { name: "/none", package: "imaginary" }]);
+        let error = Error::from(missing.expect_err("it is not there"));
+        assert_eq!(format!("{error:?}"), "skipped: needs imaginary (/none)");
+    }
 }
