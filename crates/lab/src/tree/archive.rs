@@ -1,0 +1,86 @@
+//! Debian's packages, from wherever this machine itself takes them.
+
+use std::path::Path;
+
+use crate::error::Result;
+use crate::run;
+
+/// The release that the lab's systems are made of.
+const SUITE: &str = "bookworm";
+/// Files that are made during installation get this time, 2026-11-01.
+const EPOCH: &str = "1793491200";
+
+/// How much of Debian's installing is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Variant {
+    /// Packages are installed, their scripts run.
+    Installed,
+    /// Packages are only unpacked: files to take some from.
+    Unpacked,
+}
+
+/// Makes a tree in `root`, which must not exist, of these packages and of what they need.
+pub(super) fn bootstrap(packages: &[&str], variant: Variant, root: &Path) -> Result<()> {
+    let variant = match variant {
+        Variant::Installed => "--variant=minbase",
+        Variant::Unpacked => "--variant=extract",
+    };
+    let mut bootstrap = run::command("mmdebstrap", ["--mode=root", "--format=directory", variant]);
+    bootstrap.arg(format!("--include={}", packages.join(",")));
+    bootstrap.args(["--aptopt=Apt::Install-Recommends \"false\"", "--aptopt=Acquire::Retries \"5\""]).args(proxies());
+    // Manuals and translations: half of the files that nobody reads here.
+    for left_out in ["/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*"] {
+        bootstrap.arg(format!("--dpkgopt=path-exclude={left_out}"));
+    }
+    bootstrap.arg(SUITE).arg(root).args(sources());
+    bootstrap.env("SOURCE_DATE_EPOCH", EPOCH);
+    if let Some(parent) = root.parent() {
+        bootstrap.env("TMPDIR", parent);
+    }
+    run::output(&mut bootstrap).map(drop)
+}
+
+/// The sources of the suite that this machine's apt has; none, which leaves the choice to `mmdebstrap`, if it is of
+/// another release.
+fn sources() -> Vec<String> {
+    let format = "$(REPO_URI) $(SUITE) $(COMPONENT)";
+    let mut targets = run::command("apt-get", ["indextargets", "--format", format, "Created-By: Packages"]);
+    sources_of(&run::output(&mut targets).unwrap_or_default())
+}
+
+fn sources_of(targets: &str) -> Vec<String> {
+    let line_of = |wanted: &str| {
+        targets.lines().find_map(|target| {
+            let mut fields = target.split_whitespace();
+            let (uri, suite, component) = (fields.next()?, fields.next()?, fields.next()?);
+            (suite == wanted && component == "main").then(|| format!("deb {uri} {suite} main"))
+        })
+    };
+    let suites = [SUITE.to_owned(), format!("{SUITE}-updates"), format!("{SUITE}-security")];
+    suites.iter().map(|suite| line_of(suite)).collect::<Option<_>>().unwrap_or_default()
+}
+
+/// The proxy that apt uses on this machine, if any: the new tree's apt does not read this machine's configuration.
+fn proxies() -> Vec<String> {
+    let option = |key: &&str| {
+        let shell = run::output(&mut run::command("apt-config", ["shell", "value", key])).ok()?;
+        let value = shell.trim().strip_prefix("value='")?.strip_suffix('\'')?.to_owned();
+        Some(format!("--aptopt={key} \"{value}\""))
+    };
+    ["Acquire::http::Proxy", "Acquire::https::Proxy"].iter().filter_map(option).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_s_own_sources_are_taken_if_it_has_all_of_them() {
+        let targets =
+            "http://mirror.example/debian/ bookworm main\nhttp://mirror.example/debian/ bookworm-updates main\n";
+        assert!(sources_of(targets).is_empty());
+        let whole = format!("{targets}http://mirror.example/debian-security/ bookworm-security main\n");
+        assert_eq!(sources_of(&whole)[0], "deb http://mirror.example/debian/ bookworm main");
+        assert_eq!(sources_of(&whole).len(), 3);
+    }
+}

@@ -1,0 +1,178 @@
+//! Root trees of small real systems, made once and kept in the user's cache.
+
+mod archive;
+mod debian;
+mod initramfs;
+mod modules;
+mod tiny;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use std::{env, process};
+
+use crate::error::{Error, Result, io};
+use crate::{run, tools};
+
+/// How packages are had: another text, other packages.
+const PACKAGES_BY: &str = include_str!("archive.rs");
+/// What is made of the tiny system's packages.
+const TINY: [&str; 10] = [
+    include_str!("initramfs.rs"),
+    include_str!("modules.rs"),
+    include_str!("tiny.rs"),
+    include_str!("../../recipes/tiny/control-shell"),
+    include_str!("../../recipes/tiny/init"),
+    include_str!("../../recipes/tiny/initramfs-init"),
+    include_str!("../../recipes/tiny/modules.txt"),
+    include_str!("../../recipes/tiny/rc"),
+    include_str!("../../recipes/tiny/systemctl"),
+    PACKAGES_BY,
+];
+/// What is made of Debian's.
+const DEBIAN: [&str; 5] = [
+    include_str!("debian.rs"),
+    include_str!("../../recipes/debian/control-shell.service"),
+    include_str!("../../recipes/debian/ready.service"),
+    include_str!("../../recipes/tiny/control-shell"),
+    PACKAGES_BY,
+];
+/// Marks the lab's key in the trees of machines that it may enter.
+const KEY_COMMENT: &str = "keepstate-lab";
+
+/// Which system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum System {
+    /// Debian's cloud kernel, busybox, and a few scripts: up in five seconds.
+    Tiny,
+    /// A small Debian with systemd.
+    Debian,
+}
+
+/// How a root tree is made.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    system: System,
+    version: u32,
+    packages: Vec<String>,
+}
+
+/// A finished root tree. It belongs to the cache: nobody changes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tree {
+    /// Where it is.
+    pub root: PathBuf,
+    /// Its name: `tiny-1`, `debian-2`.
+    pub name: String,
+    /// The recipe's digest: the same one, the same tree.
+    pub digest: String,
+}
+
+impl Recipe {
+    /// The tiny system, version 1, 2, …: about half of its files differ from version to version.
+    pub fn tiny(version: u32) -> Self {
+        Self { system: System::Tiny, version, packages: Vec::new() }
+    }
+
+    /// The small Debian, version 1, 2, …
+    pub fn debian(version: u32) -> Self {
+        Self { system: System::Debian, version, packages: Vec::new() }
+    }
+
+    /// With another of Debian's packages; the tiny system has none. With `openssh-server`, root may come in with the
+    /// lab's key ([`crate::Machine::ssh`]).
+    #[must_use]
+    pub fn with(mut self, package: &str) -> Self {
+        self.packages.push(package.into());
+        self
+    }
+
+    /// The tree, made if the cache does not have it. The first Debian takes a minute and a half, a further version of it
+    /// seconds; the first tiny one takes seven seconds.
+    pub fn tree(&self) -> Result<Tree> {
+        if self.system == System::Tiny && !self.packages.is_empty() {
+            let packages = self.packages.join(" ");
+            return Err(Error::Senseless(format!("the tiny system has no packages such as {packages}")));
+        }
+        tools::need(&tools::TREE)?;
+        let cache = cache()?;
+        let version = format!("version {}", self.version);
+        match self.system {
+            System::Tiny => {
+                let packages = [&[PACKAGES_BY], tiny::PACKAGES.as_slice()].concat();
+                let files = cached(&cache, "tiny-files", &packages, tiny::unpack)?;
+                let texts = [packages.as_slice(), &TINY, &[&version]].concat();
+                cached(&cache, &format!("tiny-{}", self.version), &texts, |root| {
+                    tiny::build(self.version, &files.root, root)
+                })
+            }
+            System::Debian => {
+                let packages = debian::packages(&self.packages);
+                let base = [&[PACKAGES_BY], packages.as_slice()].concat();
+                let installed = cached(&cache, "debian-base", &base, |root| debian::install(&packages, root))?;
+                let key = if packages.contains(&"openssh-server") { ssh_key(&cache)? } else { String::new() };
+                let texts = [base.as_slice(), &DEBIAN, &[&version, &key]].concat();
+                cached(&cache, &format!("debian-{}", self.version), &texts, |root| {
+                    debian::derive(self.version, &installed.root, &key, root)
+                })
+            }
+        }
+    }
+}
+
+/// The tree `name` of the cache, made by `make` if it is not there. Other texts, another tree.
+fn cached(cache: &Path, name: &str, texts: &[&str], make: impl FnOnce(&Path) -> Result<()>) -> Result<Tree> {
+    let mut hasher = blake3::Hasher::new();
+    for text in texts {
+        hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+    }
+    let digest = hasher.finalize().to_hex()[..16].to_owned();
+    let folder = cache.join(format!("lab-{digest}"));
+    fs::create_dir_all(&folder).map_err(io("making", folder.display()))?;
+    let root = folder.join(name);
+    let tree = Tree { root: root.clone(), name: name.into(), digest };
+    // Held while it is made: two tests that want the same tree make it once.
+    let _held = lock(&folder.join(format!("{name}.lock")))?;
+    if root.is_dir() {
+        return Ok(tree);
+    }
+    let begin = Instant::now();
+    let part = folder.join(format!("{name}.{}", process::id()));
+    make(&part)?;
+    fs::rename(&part, &root).map_err(io("naming", root.display()))?;
+    run::say(&format!("lab: {name} made in {:.1} s: {}", begin.elapsed().as_secs_f64(), root.display()));
+    Ok(tree)
+}
+
+/// Waits until nobody else holds it; others wait while the result lives.
+pub(crate) fn lock(path: &Path) -> Result<File> {
+    let file = File::create(path).map_err(io("making", path.display()))?;
+    file.lock().map_err(io("waiting for", path.display()))?;
+    Ok(file)
+}
+
+/// The folder where costly things are kept: `$XDG_CACHE_HOME/keepstate`, else `~/.cache/keepstate`.
+fn cache() -> Result<PathBuf> {
+    let home = || env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
+    let parent = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()).or_else(home);
+    let nowhere = || Error::Senseless("neither XDG_CACHE_HOME nor HOME says where root trees may be kept".into());
+    let cache = parent.ok_or_else(nowhere)?.join("keepstate");
+    fs::create_dir_all(&cache).map_err(io("making", cache.display()))?;
+    Ok(cache)
+}
+
+/// The private key with which the lab comes into machines that have an SSH server.
+pub(crate) fn private_key() -> Result<PathBuf> {
+    Ok(cache()?.join("lab-key"))
+}
+
+/// The public key that a tree with an SSH server gets, made if there is none yet.
+fn ssh_key(cache: &Path) -> Result<String> {
+    let (private, public) = (cache.join("lab-key"), cache.join("lab-key.pub"));
+    let _held = lock(&cache.join("lab-key.lock"))?;
+    if !public.exists() {
+        let mut keygen = run::command("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", KEY_COMMENT, "-f"]);
+        run::output(keygen.arg(private))?;
+    }
+    fs::read_to_string(&public).map_err(io("reading", public.display()))
+}
