@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sys::kernel::{self, Flags};
 use sys::mountinfo;
@@ -48,11 +48,9 @@ fn is_mount_point(path: &Path) -> bool {
 /// Unmounts the old root and everything below it, the deepest first. What is busy below it is detached, so that it goes
 /// with its last user; the old root itself must go now.
 pub fn release(old_root: &Path) -> io::Result<()> {
-    let mounts = table()?;
-    // Later mounts may lie over earlier ones at the same place.
-    for point in mounts.iter().rev().map(|mount| &mount.point).filter(|point| point.starts_with(old_root)) {
-        let unmounted = match kernel::unmount(point) {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && point != old_root => kernel::detach(point),
+    for point in deepest_first(table()?, old_root) {
+        let unmounted = match kernel::unmount(&point) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && point != old_root => kernel::detach(&point),
             unmounted => unmounted,
         };
         unmounted.map_err(|error| {
@@ -63,6 +61,17 @@ pub fn release(old_root: &Path) -> io::Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// The mount points below `root` and itself, in an order in which they can be unmounted. The order of mounting is not it:
+/// an initramfs mounts `/dev` and `/run` before the root that they are then moved below.
+fn deepest_first(mounts: Vec<mountinfo::Mount>, root: &Path) -> Vec<PathBuf> {
+    let points = mounts.into_iter().map(|mount| mount.point).filter(|point| point.starts_with(root));
+    let mut points: Vec<_> = points.collect();
+    // Of several at one place the last lies over the others; the sort keeps that.
+    points.reverse();
+    points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
+    points
 }
 
 /// Who has something below `root` open: a line for each, `1 fd/4 -> /oldroot/var/log/x`.
@@ -102,6 +111,21 @@ pub fn mount(device: &Path, kind: &str, at: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As a Debian is at the end of its shutdown: its initramfs had mounted /sys and /run before the root.
+    #[test]
+    fn what_was_mounted_before_the_root_and_moved_below_it_goes_before_it() {
+        let table = "22 27 0:21 / /oldroot/sys rw - sysfs sysfs rw\n25 27 0:23 / /oldroot/run rw - tmpfs tmpfs rw\n\
+                     26 24 0:24 / /oldroot/dev/pts rw - devpts devpts rw\n24 27 0:5 / /oldroot/dev rw - devtmpfs udev rw\n\
+                     27 1 254:3 / /oldroot rw - ext4 /dev/vda3 rw\n40 27 254:17 / /oldroot/data rw - ext4 /dev/vdb rw\n\
+                     41 40 0:50 / /oldroot/data rw - tmpfs over rw\n50 1 0:40 / / rw - tmpfs t rw\n51 50 0:23 / /run rw - tmpfs tmpfs rw\n";
+        let order = deepest_first(mountinfo::parse(table), Path::new(OLD_ROOT));
+        let order: Vec<_> = order.iter().map(|point| point.to_str().unwrap()).collect();
+        assert_eq!(order[0], "/oldroot/dev/pts");
+        assert_eq!(order.last(), Some(&"/oldroot"));
+        assert_eq!(order.iter().filter(|point| **point == "/oldroot/data").count(), 2, "both that lie over each other");
+        assert!(!order.contains(&"/run") && !order.contains(&"/"));
+    }
 
     #[test]
     fn who_has_something_open_is_named() {

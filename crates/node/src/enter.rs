@@ -45,7 +45,7 @@ pub fn job(task: Task, record: &Record, place: &Place) -> Result<Job> {
 /// Whether a variable says how the store is reached: credentials, endpoints, proxies, certificates.
 fn is_of_the_store(name: &str) -> bool {
     const PROXIES: [&str; 4] = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
-    ["AWS_", "SSL_CERT_"].iter().any(|prefix| name.starts_with(prefix))
+    ["AWS_", "SSL_CERT_", "KEEPSTATE_ALLOW_"].iter().any(|prefix| name.starts_with(prefix))
         || PROXIES.contains(&name.to_ascii_lowercase().as_str())
 }
 

@@ -35,9 +35,9 @@ pub struct Status {
 
 impl Node {
     /// The node that this configuration describes.
-    pub fn open(config: Config) -> Result<Self> {
-        let place = Place::open(&config.place)?;
-        Ok(Self { config, place, machine: Machine::default() })
+    pub fn new(config: Config) -> Self {
+        let place = Place::at(&config.place);
+        Self { config, place, machine: Machine::default() }
     }
 
     /// Where its upgrade stands.

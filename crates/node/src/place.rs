@@ -27,14 +27,19 @@ const IN_IMAGER: &str = "/place";
 pub struct Place(PathBuf);
 
 impl Place {
-    /// The directory that the configuration names; made if it is missing, for root only.
-    pub fn open(directory: &Path) -> Result<Self> {
+    /// The directory that the configuration names, whether it is there or not.
+    pub fn at(directory: &Path) -> Self {
+        Self(directory.into())
+    }
+
+    /// Makes the directory if it is missing, and sees to it that only root looks into it.
+    pub fn make(&self) -> Result<()> {
         use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+        let directory = self.directory();
         let failed = |source| Error::File { doing: "making the place", path: directory.into(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         // The undo log holds everything that the old root held.
-        fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
-        Ok(Self(directory.into()))
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)
     }
 
     /// The directory.
@@ -135,14 +140,14 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/place");
-        Place::open(&path).unwrap();
+        Place::at(&path).make().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]
     fn clearing_a_place_twice_is_no_error_and_keeps_the_journal() {
         let folder = tempfile::tempdir().unwrap();
-        let place = Place::open(folder.path()).unwrap();
+        let place = Place::at(folder.path());
         fs::create_dir(place.stage()).unwrap();
         for path in [place.undo(), place.ending(), place.journal()] {
             fs::write(path, "x").unwrap();

@@ -18,6 +18,8 @@ use crate::node::Node;
 use crate::record::Record;
 use crate::state::{State, step};
 
+/// How long the data disk may take to be mounted.
+const MOUNTED_WITHIN: Duration = Duration::from_mins(1);
 /// Between two looks at what is not ready yet.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -39,6 +41,7 @@ pub enum Came {
 impl Node {
     /// Run once after every boot: learns from the imager what was done, tries the new OS, commits it or rolls it back.
     pub fn trial(&self) -> Result<Came> {
+        self.wait_for_place();
         let status = self.status()?;
         let Some((record, state)) = status.upgrade.zip(status.state) else { return Ok(Came::Nothing) };
         let state = match state {
@@ -54,6 +57,14 @@ impl Node {
                 Ok(Came::OldOs)
             }
             _ => Ok(Came::Nothing),
+        }
+    }
+
+    /// The data disk may be mounted later than we are started. A node without a place was never upgraded.
+    fn wait_for_place(&self) {
+        let begin = Instant::now();
+        while !self.place.directory().exists() && begin.elapsed() < MOUNTED_WITHIN {
+            thread::sleep(PAUSE);
         }
     }
 

@@ -38,11 +38,12 @@ impl Node {
     pub fn preflight(&self, opened: &Opened) -> Vec<Finding> {
         let manifest = opened.image.manifest();
         let target = Target::below(Path::new("/"));
-        let place_on_root_disk =
-            Target::below(self.place.directory()).map_err(|error| error.to_string()).and_then(|below| {
-                let root = target.as_ref().map_err(ToString::to_string)?;
-                Ok(below.path == root.path)
-            });
+        // Where it is not there yet, it will be made where its parent is.
+        let place = self.place.directory().ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let place_on_root_disk = Target::below(place).map_err(|error| error.to_string()).and_then(|below| {
+            let root = target.as_ref().map_err(ToString::to_string)?;
+            Ok(below.path == root.path)
+        });
         let root_disk = target.map_err(|error| error.to_string()).map(|target| RootDisk {
             path: target.path.display().to_string(),
             size: target.size,
@@ -108,6 +109,7 @@ impl Node {
         if !refusals.is_empty() {
             return Err(Error::Refused(refusals.join("\n")));
         }
+        self.place.make()?;
         let target = Target::below(Path::new("/"))?;
         let accepted = Accepted::new(self.place.accepted());
         let manifest = opened.image.manifest();

@@ -106,8 +106,12 @@ impl flash::Watch for Shown {
 }
 
 pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
-    let config = Config::read(&args.config)?;
-    let node = Node::open(config)?;
+    if matches!(args.command, Command::Trial) && !args.config.exists() {
+        // An image may carry the agent and be booted where nobody wants it.
+        output.note(&format!("this node is not configured: there is no {}", args.config.display()));
+        return Ok(());
+    }
+    let node = Node::new(Config::read(&args.config)?);
     match &args.command {
         Command::Preflight(take) => preflight(&node, &take.open(&node.config)?, output),
         Command::Prepare(take) => {

@@ -14,6 +14,8 @@ const PROGRAM: &str = "usr/local/sbin/control-shell";
 const NETWORK: &str = "[Match]\nName=en* eth*\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\n[DHCPv4]\nUseDomains=no\n";
 /// Found by its label; a machine without a data disk waits for it a little.
 const DATA: &str = "[Mount]\nWhat=/dev/disk/by-label/data\nWhere=/data\n[Install]\nWantedBy=multi-user.target\n";
+/// What becomes of an upgrade stands on the data disk; a test decides itself when it is kept.
+const NODE: &str = "place = \"/data/keepstate\"\ndata = [\"/data\"]\n[trial]\ndeadline-seconds = 120\ncommit = false\n";
 /// A person at the console is root: nobody else is there.
 const LOGIN: &str = "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --noclear %I linux\n";
 /// Every machine makes its own keys, one kind of them: in emulation each takes its time.
@@ -67,6 +69,7 @@ fn own(root: &Path) -> Result<()> {
         ("etc/systemd/system/data.mount", DATA),
         ("etc/systemd/system/dev-disk-by\\x2dlabel-data.device.d/wait.conf", "[Unit]\nJobRunningTimeoutSec=5\n"),
         ("etc/systemd/network/80-lab.network", NETWORK),
+        ("etc/keepstate/node.toml", NODE),
         ("etc/systemd/system/lab-control-shell.service", include_str!("../../recipes/debian/control-shell.service")),
         ("etc/systemd/system/lab-ready.service", include_str!("../../recipes/debian/ready.service")),
         ("etc/systemd/system/serial-getty@ttyS0.service.d/login.conf", LOGIN),
