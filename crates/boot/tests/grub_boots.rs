@@ -18,7 +18,7 @@ use boot::initramfs::{Compression, Contents, Source};
 use keepstate_boot as boot;
 
 /// Emulation of another instruction set by software takes 2 to 5 seconds to GRUB's menu.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 /// Where the core image stands, and the filesystem.
 const CORE_SECTOR: u64 = 2048;
 const ROOT_SECTOR: u64 = 4096;
