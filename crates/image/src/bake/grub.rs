@@ -93,7 +93,7 @@ impl Bios {
         disk.write_all_at(&sector_0, 0).map_err(&failed)
     }
 
-    /// The core image as it goes into the partition, filled up with zeros: what an earlier one left is gone.
+    /// The core image as it goes into the partition, in whole sectors.
     fn patched(&self, sector_0: &mut [u8; SECTOR as usize], partition: Extent) -> Result<Vec<u8>> {
         let broken = |said: &str| Error::Program {
             doing: "installing GRUB for BIOS",
@@ -111,7 +111,7 @@ impl Bios {
         let first = partition.offset / SECTOR;
         let rest = u16::try_from(sectors - 1).map_err(|_| broken("the core image has too many sectors"))?;
         let mut core = self.core.clone();
-        core.resize(partition.length as usize, 0);
+        core.resize((sectors * SECTOR) as usize, 0);
         core[BLOCK_LIST..BLOCK_LIST + 8].copy_from_slice(&(first + 1).to_le_bytes());
         core[BLOCK_LIST + 8..BLOCK_LIST + 10].copy_from_slice(&rest.to_le_bytes());
         core[BLOCK_LIST + 10..BLOCK_LIST + 12].copy_from_slice(&LOAD_SEGMENT.to_le_bytes());
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!((sector_0[0x65], &sector_0[0x66..0x68], sector_0[0x68]), (1, &[0x90, 0x90][..], 1));
         assert_eq!((sector_0[0x1b7], sector_0[0x1b8]), (1, 7), "the partition table stays");
         assert_eq!(core[500..512], [0x01, 0x08, 0, 0, 0, 0, 0, 0, 10, 0, 0x20, 0x08]);
-        assert_eq!((core[512], core[5120], core[5121], core.len()), (2, 2, 0, 1 << 20));
+        assert_eq!((core[512], core[5120], core[5121], core.len()), (2, 2, 0, 512 * 11));
     }
 
     #[test]

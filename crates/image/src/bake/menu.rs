@@ -65,7 +65,8 @@ fn take<'a>(text: &mut &'a str, is_part: impl Fn(char) -> bool) -> &'a str {
     part
 }
 
-/// The menu: one entry, no waiting; an entry named by `next_entry` is booted once; `custom.cfg` may add others.
+/// The menu: one entry, no waiting; an entry named by `next_entry` is booted once, and if it cannot be loaded the first
+/// one is (GRUB would wait for a key for ever); `custom.cfg` may add others.
 pub(super) fn menu(kernel: &Kernel, identity: &Identity, title: &str, cmdline: &str) -> String {
     // Only an initramfs can look for a filesystem; the kernel itself knows partitions.
     let root = match &kernel.initrd {
@@ -82,7 +83,7 @@ pub(super) fn menu(kernel: &Kernel, identity: &Identity, title: &str, cmdline: &
     let arguments = format!("root={root} rw {cmdline}");
     format!(
         "# Made by keepstate image bake.\n\
-         {serial}set timeout=0\nset default=0\nload_env\n\
+         {serial}set timeout=0\nset default=0\nset fallback=0\nload_env\n\
          if [ \"${{next_entry}}\" ]; then\n  set default=\"${{next_entry}}\"\n  set next_entry=\n  save_env next_entry\nfi\n\
          menuentry '{title}' --id keepstate {{\n  \
          search --no-floppy --fs-uuid --set=root {filesystem}\n  \
@@ -172,6 +173,7 @@ mod tests {
         let kernel = newest_kernel(&tree(&["boot/vmlinuz-6.1", "boot/initrd.img-6.1"])).unwrap();
         let text = menu(&kernel, &identity(), "It's 'Debian'", "console=ttyS0 quiet");
         assert!(text.contains("set default=\"${next_entry}\"\n  set next_entry=\n  save_env next_entry\nfi"), "{text}");
+        assert!(text.contains("set default=0\nset fallback=0\n"), "{text}");
         assert!(text.contains("menuentry 'Its Debian' --id keepstate {"), "{text}");
         let linux = format!("linux /boot/vmlinuz-6.1 root=UUID={} rw console=ttyS0 quiet\n", identity().filesystem);
         assert!(text.contains(&linux) && text.contains("initrd /boot/initrd.img-6.1\n"), "{text}");

@@ -49,6 +49,8 @@ use crate::view::ReadAt;
 const DISK_NAME: &str = "disk.raw";
 /// mke2fs makes this directory, and e2fsck wants it.
 const LOST_AND_FOUND: &str = "lost+found";
+/// What e2fsprogs takes for "not given" is 0: what is made then has the time of day.
+const EPOCH_MIN: i64 = 1;
 /// The last second that an inode can say.
 const EPOCH_MAX: i64 = (1 << 34) - (1 << 31) - 1;
 
@@ -143,7 +145,7 @@ pub fn bake(source: &Path, disk: &Path, options: &Options, tell: &dyn Fn(&'stati
     let directory = directory.map_err(Error::io("making a directory in", &parent))?;
     tell("reading the tree");
     let (mut tree, mut notes) = read_tree(source, directory.path())?;
-    let epoch = options.epoch.unwrap_or_else(|| tree.newest()).clamp(0, EPOCH_MAX);
+    let epoch = options.epoch.unwrap_or_else(|| tree.newest()).clamp(EPOCH_MIN, EPOCH_MAX);
     tree.clamp(epoch);
     let identity = match &previous {
         Some((_, previous)) => previous.identity,

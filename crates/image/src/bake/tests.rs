@@ -108,7 +108,7 @@ fn a_tarball_becomes_a_disk_that_says_what_it_is() {
 #[ignore = "needs e2fsprogs, GRUB and mtools: run by ./test"]
 fn the_same_tree_gives_the_same_disk_from_a_tarball_and_from_a_directory() {
     let bench = Bench::new();
-    bench.bake("1.tar", "one.raw", &Options::default()).unwrap();
+    let one = bench.bake("1.tar", "one.raw", &Options::default()).unwrap();
     let root = bench.path("root");
     fs::create_dir(&root).unwrap();
     // Without the capability, which only root may set: a tree that anybody can unpack.
@@ -132,7 +132,19 @@ fn the_same_tree_gives_the_same_disk_from_a_tarball_and_from_a_directory() {
     assert!(bench.bytes("one.raw") == bench.bytes("again.raw"), "the same tarball twice");
     let other = Options { label: "other".into(), ..Options::default() };
     let other = bench.bake("1.tar", "other.raw", &other).unwrap();
-    assert!(!bench.bytes("one.raw").windows(36).any(|bytes| bytes == other.filesystem.to_string().as_bytes()));
+    assert_ne!((one.filesystem, one.partition), (other.filesystem, other.partition));
+}
+
+#[test]
+#[ignore = "needs e2fsprogs, GRUB and mtools: run by ./test"]
+fn the_beginning_of_time_is_a_time_too() {
+    let bench = Bench::new();
+    let options = Options { epoch: Some(0), ..Options::default() };
+    let baked = bench.bake("1.tar", "1.raw", &options).unwrap();
+    let superblock = &bench.bytes("1.raw")[baked.root_offset as usize + 1024..];
+    let time = |at: usize| u32::from_le_bytes(superblock[at..at + 4].try_into().unwrap());
+    // Of the last write, the last check, the making.
+    assert_eq!([0x30, 0x40, 0x108].map(time), [1; 3]);
 }
 
 #[test]
