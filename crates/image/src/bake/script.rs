@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use super::plan::Step;
 use super::tree::NodeId;
 
+/// Longest names, of 264 bytes each, that a block of 4 KiB of a directory has room for.
+const LINKS_A_BLOCK: u32 = 15;
 /// debugfs reads lines into BUFSIZ bytes, 8192 with glibc, and takes what is longer for several.
 const LINE_BYTES_MAX: usize = 8000;
 
@@ -29,6 +31,7 @@ pub(super) struct Unspeakable(pub(super) PathBuf);
 pub(super) fn script<S: Sources>(steps: &[Step], sources: &mut S) -> Result<Vec<u8>, S::Error> {
     let mut script = Vec::new();
     let mut directory: Option<PathBuf> = None;
+    let mut links = 0;
     for step in steps {
         let path = step_path(step);
         let unspeakable = || Unspeakable(path.to_owned());
@@ -41,6 +44,14 @@ pub(super) fn script<S: Sources>(steps: &[Step], sources: &mut S) -> Result<Vec<
             let place = Path::new("/").join(parent);
             script.extend(line(b"cd", &[place.as_os_str().as_bytes()]).ok_or_else(unspeakable)?);
             directory = Some(parent.to_owned());
+            links = 0;
+        }
+        if matches!(step, Step::Link { .. }) {
+            // Of all that gives a name only `ln` does not make a full directory larger.
+            if links % LINKS_A_BLOCK == 0 {
+                script.extend_from_slice(b"expand_dir .\n");
+            }
+            links += 1;
         }
         // A word such as <12> would be taken for an inode's number.
         let local = [b"./", name].concat();
@@ -145,7 +156,7 @@ mod tests {
         ];
         let expected = "cd \"/a\"\nrm \"./b\"\nrmdir \"./c\"\nmkdir \"./d\"\ncd \"/a/d\"\nwrite \"content 7\" \"e\"\n\
                         cd \"/\"\nsymlink \"./l\" \"../x y\"\nmknod \"n\" \"c\" \"0\" \"0\"\nmknod \"p\" \"p\"\n\
-                        ln \"/a/d/e\" \"./q\"\nea_set \"-f\" \"value-2\" \"./q\" \"user.x\"\nea_rm \"./.\" \"user.y\"\n";
+                        expand_dir .\nln \"/a/d/e\" \"./q\"\nea_set \"-f\" \"value-2\" \"./q\" \"user.x\"\nea_rm \"./.\" \"user.y\"\n";
         assert_eq!(said(&steps), expected);
     }
 

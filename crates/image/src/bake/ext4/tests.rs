@@ -168,6 +168,25 @@ fn the_same_tree_gives_the_same_bytes_also_when_it_is_filled_again() {
     assert!(bytes == two.bytes(), "nothing was to be done");
 }
 
+/// debugfs makes a directory larger for every kind of name but a hard link.
+#[test]
+#[ignore = "needs e2fsprogs: run by ./test"]
+fn hard_links_fit_into_directories_that_are_full() {
+    // A block has room for fifteen names of 255 bytes.
+    for files in [0, 11, 14, 15] {
+        let mut full = tree();
+        full.put("d".into(), Node::directory(0o755, 1));
+        for number in 0..files {
+            full.put(format!("d/{number:0255}").into(), of_kind(Kind::Fifo));
+        }
+        let id = full.put("linked".into(), Node::file(noise(1, 10), 0o644, 1));
+        for number in 0..40 {
+            full.link(format!("d/link-{number:0250}").into(), id);
+        }
+        Bench::filled(&full);
+    }
+}
+
 #[test]
 #[ignore = "needs e2fsprogs: run by ./test"]
 fn a_directory_of_thousands_and_a_file_of_many_pieces_are_read_and_changed() {
