@@ -56,7 +56,9 @@ impl Versions {
             Machine::new(name).expect("a machine").memory_mib(1024).disk(Disk::image("root", &self.v1)).disk(data);
         machine.power_on().expect("on");
         machine.wait_until_up(UP).expect("up");
-        machine.sh_within("systemctl is-system-running --wait", UP).expect("running");
+        machine
+            .sh_within("until mountpoint -q /data; do systemctl start data.mount; sleep 1; done", UP)
+            .expect("mounted");
         machine
     }
 

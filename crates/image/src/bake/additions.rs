@@ -14,8 +14,7 @@ Description=Keepstate: tells whether this image is well
 After=network.target
 
 [Service]
-Type=oneshot
-RemainAfterExit=yes
+Type=exec
 ExecStart=/usr/bin/keepstate node trial
 
 [Install]

@@ -67,7 +67,7 @@ fn own(root: &Path) -> Result<()> {
         ("etc/fstab", ""),
         // The data disk, wherever it is attached.
         ("etc/systemd/system/data.mount", DATA),
-        ("etc/systemd/system/dev-disk-by\\x2dlabel-data.device.d/wait.conf", "[Unit]\nJobRunningTimeoutSec=5\n"),
+        ("etc/systemd/system/dev-disk-by\\x2dlabel-data.device.d/wait.conf", "[Unit]\nJobRunningTimeoutSec=30\n"),
         ("etc/systemd/network/80-lab.network", NETWORK),
         ("etc/keepstate/node.toml", NODE),
         ("etc/systemd/system/lab-control-shell.service", include_str!("../../recipes/debian/control-shell.service")),
