@@ -89,9 +89,11 @@ fn status(machine: &mut Machine, has: &str) -> String {
     }
 }
 
+/// The imager has no network of its own yet. What the old OS wrote after `prepare`, over what it had in common with the new
+/// one, would have to be fetched: that is found out before the first write, and leads back.
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]
-fn a_debian_becomes_the_next_version_in_place_and_comes_back() {
+fn an_upgrade_that_cannot_fetch_comes_back_into_the_old_os() {
     let versions = Versions::make();
     let mut machine = versions.machine("upgrade-takeover");
     machine.sh("echo precious >/data/precious; sync").expect("written");
@@ -99,25 +101,18 @@ fn a_debian_becomes_the_next_version_in_place_and_comes_back() {
     let begin = Instant::now();
     say(&versions.on(&mut machine, "prepare debian@2", PREPARED));
     say(&format!("prepared in {:.1} s", begin.elapsed().as_secs_f64()));
-    assert_eq!(version(&mut machine), "1", "prepared, it is still the old one");
+    assert!(machine.sh("keepstate node status").expect("an answer").contains("prepared; the node serves"));
 
     let boot_id = machine.boot_id().expect("a boot id");
     let begin = Instant::now();
     versions.on(&mut machine, "upgrade debian@2 --yes", PREPARED);
     machine.wait_for_other_boot(&boot_id, PREPARED).expect("another boot");
-    say(&format!("in the new OS {:.1} s after the order", begin.elapsed().as_secs_f64()));
-    assert_eq!(version(&mut machine), "2");
+    say(&format!("back {:.1} s after the order", begin.elapsed().as_secs_f64()));
+    let status = status(&mut machine, "failed; the old OS is as it was");
+    say(&status);
+    assert!(status.contains("Network is unreachable"), "{status}");
+    assert_eq!(version(&mut machine), "1");
     assert_eq!(machine.sh("cat /data/precious").expect("an answer"), "precious");
-    say(&status(&mut machine, "passed its trial"));
-    say(&machine.sh("cat /data/keepstate/imager.log").expect("an answer"));
-
-    // The trial OS fills its disk with what must not be left when the old one comes back.
-    machine.sh_within("dd if=/dev/urandom of=/junk bs=1M count=64 conv=fsync 2>&1", UP).expect("junk");
-    let boot_id = machine.boot_id().expect("a boot id");
-    machine.sh("keepstate node rollback --yes").expect("told");
-    machine.wait_for_other_boot(&boot_id, PREPARED).expect("another boot");
-    assert_eq!(version(&mut machine), "1", "the old OS is back");
-    assert!(machine.try_sh("test -e /junk", UP).expect("an answer").code != 0, "and the junk is gone");
-    assert_eq!(machine.sh("cat /data/precious").expect("an answer"), "precious");
-    say(&status(&mut machine, "rolled back"));
+    let log = machine.sh("cat /data/keepstate/imager.log").expect("an answer");
+    assert!(log.contains("the old root is free") && log.contains("the disk: Boots; next: Leave"), "{log}");
 }

@@ -208,7 +208,9 @@ impl Disk {
         match self.is_on(bus) {
             Bus::Virtio => {
                 let none = ["bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"].map(|limit| (limit.to_owned(), json!(0)));
-                let limits = [("id".to_owned(), json!(self.serial)), ("bps".to_owned(), json!(bytes_per_second))];
+                // Of a virtio disk it is not the device on the bus that has the storage, but what stands behind it.
+                let behind = format!("/machine/peripheral/{}/virtio-backend", self.serial);
+                let limits = [("id".to_owned(), json!(behind)), ("bps".to_owned(), json!(bytes_per_second))];
                 ("block_set_io_throttle", limits.into_iter().chain(none).collect::<Map<_, _>>().into())
             }
             Bus::Nvme => {
