@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use boot::Host;
 use model::manifest::BootMode;
 
 /// Where the kernel tells them: a parameter, so that every check is tried on a made-up machine.
@@ -34,9 +35,7 @@ impl Machine {
 
     /// Bytes of memory that could be had without swapping.
     pub fn memory_available(&self) -> Option<u64> {
-        let text = self.text("proc/meminfo")?;
-        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
+        Host::below(&self.root).memory_available().ok()
     }
 
     /// How its firmware has started it.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use flash::place::open_stage;
-use flash::target::{DiskIdentity, Target};
+use flash::target::Target;
 use flash::{Flash, Keep, Prepared, Watch};
 use image::Opened;
 use image::accepted::Accepted;
@@ -140,16 +140,12 @@ impl Node {
             begun,
             image: opened.title(),
             manifest: opened.digest,
-            disk: identity(target),
+            disk: target.identity.clone(),
             from: self.machine.os_release("PRETTY_NAME"),
         };
         record.write(&self.place.record())?;
         Ok(record)
     }
-}
-
-fn identity(target: &Target) -> DiskIdentity {
-    target.identity.clone()
 }
 
 fn prepare_step() -> Step<Under> {
