@@ -21,6 +21,7 @@ mod prove;
 mod space;
 mod stage;
 pub mod target;
+pub mod trace;
 pub mod undo;
 pub mod verdict;
 mod work;
@@ -101,6 +102,25 @@ impl Flash<'_> {
         self.workers.min(self.disk.queue_depth()).max(1)
     }
 
+    /// Takes up what an earlier process prepared, and brings it up to what was written to the disk since: logs what it was
+    /// before, stages what is now missing, completes both anew. Changes nothing on the disk.
+    pub fn refresh(&self, keep: &Keep, dirty: &Dirty) -> Result<Prepared> {
+        let begin = Instant::now();
+        let (counters, gate) = (Counters::default(), Gate::default());
+        let mut prepared = self.reopen(keep)?;
+        self.take_dirty(&mut prepared, dirty, &Meanwhile::nothing(self.disk)?, &counters)?;
+        if let Some(stage) = &prepared.stage {
+            let gather = self.gather(&gate, prepared.geometry, &counters);
+            prepared.fetched += self.stage_fetched(&gather, stage, &prepared.verdicts)?;
+        }
+        prepared.stage_seconds = begin.elapsed().as_secs_f64();
+        Ok(prepared)
+    }
+
+    fn gather<'a>(&'a self, gate: &'a Gate, geometry: Geometry, counters: &'a Counters) -> Gather<'a> {
+        Gather { gate, disk: self.disk, image: self.image, geometry, counters }
+    }
+
     /// Makes the disk equal to the image. `prepared` comes from [`Flash::prepare`] on the same disk and image, in this
     /// process or an earlier one.
     pub fn apply(&self, prepared: &mut Prepared, dirty: &Dirty, meanwhile: Option<Meanwhile>) -> Result<FlashReport> {
@@ -113,7 +133,7 @@ impl Flash<'_> {
         };
         self.take_dirty(prepared, dirty, &meanwhile, &counters)?;
         let gate = Gate::default();
-        let gather = Gather { gate: &gate, disk: self.disk, image: self.image, geometry, counters: &counters };
+        let gather = self.gather(&gate, geometry, &counters);
         if let Some(stage) = &prepared.stage
             && prepared.verdicts.iter().any(|(_, verdict)| verdict == Verdict::Fetch)
         {

@@ -178,6 +178,45 @@ fn what_was_written_after_prepare_is_logged_and_overwritten() {
     }
 }
 
+/// What the old OS wrote before the outage is logged and staged before it, however often: then nothing is left to fetch.
+#[test]
+fn what_is_known_to_be_dirty_is_taken_up_before_the_outage() {
+    for seed in 60..80 {
+        let mut random = Random(seed);
+        let shape = Shape { undo: seed % 4 != 0, stage: true, ..Shape::default() };
+        let pair = Pair::new(&shape, seed);
+        let image = pair.open();
+        let machine = Machine::new(&pair.old, &shape);
+        let flash = Flash { disk: &machine.disk, image: &image, workers: 1, watch: &Unwatched };
+        let keep = || machine.keep(&shape, 1);
+        drop(flash.prepare(&keep()).unwrap());
+        let mut dirty = flash::ChunkSet::new(pair.old.len() as u64 / 65536);
+        for round in 0..3 {
+            for _ in 0..5 {
+                let mut bytes = vec![0; 512 * (1 + random.below(20) as usize)];
+                random.fill(&mut bytes);
+                let at = 512 * (1 + random.below((pair.old.len() - bytes.len()) as u64 / 512 - 1));
+                machine.disk.scribble(at, &bytes);
+                for chunk in at / 65536..(at + bytes.len() as u64).div_ceil(65536) {
+                    dirty.insert(chunk);
+                }
+            }
+            let dirty = if round == 1 { Dirty::Everything } else { Dirty::Chunks(dirty.clone()) };
+            drop(flash.refresh(&keep(), &dirty).unwrap());
+        }
+        let now = machine.disk.content();
+        let mut prepared = flash.reopen(&keep()).unwrap();
+        assert_eq!(prepared.plan().fetch_compressed, 0, "seed {seed}: all stands in the stage");
+        flash.apply(&mut prepared, &Dirty::Nothing, None).unwrap();
+        drop(prepared);
+        assert!(machine.disk.content() == pair.expected(), "seed {seed}: the new disk");
+        if shape.undo {
+            assert!(machine.undo(&pair, &shape).unwrap());
+            assert!(machine.disk.content() == now, "seed {seed}: the old disk as it was last");
+        }
+    }
+}
+
 /// A bad sector is written again, and if it stays bad it is named; the disk does not boot then.
 #[test]
 fn a_sector_that_does_not_keep_what_is_written_is_named() {

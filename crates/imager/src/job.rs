@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 
 use flash::Place;
 use flash::target::DiskIdentity;
+use flash::trace::Began;
 use model::Digest;
 use serde::{Deserialize, Serialize};
+
+use crate::network::Network;
 
 /// The format of jobs that this release writes, and the formats that it reads.
 pub const FORMAT: u32 = 1;
@@ -36,11 +39,17 @@ pub struct Job {
     /// Whether the old data behind the image's end is logged too.
     #[serde(default)]
     pub undo_tail: bool,
+    /// The trace of what the old OS wrote to the disk since it was prepared: on the same kernel it says what to read again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Began>,
     /// Where report and log go in the end.
     pub results: PathBuf,
     /// Environment of the worker: how the store is reached where something has to be fetched after all.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// The network as the node had it.
+    #[serde(default)]
+    pub network: Network,
     /// How long all may take before the first write, seconds.
     pub deadline_seconds: u64,
 }
@@ -136,8 +145,10 @@ mod tests {
             stage: "/place/stage".into(),
             undo: Some("/place/undo.log".parse().unwrap()),
             undo_tail: false,
+            trace: None,
             results: "/place".into(),
             environment: BTreeMap::from([("AWS_REGION".into(), "eu-west-1".into())]),
+            network: Network::default(),
             deadline_seconds: 600,
         }
     }

@@ -16,6 +16,7 @@ pub mod init;
 pub mod job;
 pub mod leave;
 pub mod mounts;
+pub mod network;
 pub mod supervise;
 pub mod worker;
 
@@ -23,6 +24,8 @@ pub use job::Job;
 
 use std::path::Path;
 
+/// Where everything stands that the node gives the imager.
+pub const FILES: &str = "/keepstate";
 /// Where the imager finds its job.
 pub const JOB: &str = "/keepstate/job.json";
 /// Where PID 1 and worker keep what they tell each other, in memory.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use flash::log::{Contents, Purpose};
 use flash::place::open_stage_existing;
 use flash::target::{Demands, Target, filesystem_device};
+use flash::trace::{Began, Kernel};
 use flash::undo::{Found, Undo};
 use flash::{Dirty, Flash, Keep, Place};
 use image::{Image, Opened, Trust};
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use sys::disk::Caching;
 
 use crate::job::{self, Job, Task};
-use crate::mounts;
+use crate::{mounts, network};
 
 /// How long disks may take to appear: controllers are still being looked through when PID 1 starts.
 const DISKS_SECONDS: u64 = 60;
@@ -101,6 +102,10 @@ pub enum Error {
 pub fn run(path: &Path, task: Task) -> Result<(), Error> {
     let begin = Instant::now();
     let job = Job::read(path)?;
+    // It may not be needed: nothing is fetched where all was staged.
+    for problem in network::apply(&job.network, Path::new("/")) {
+        say(&format!("network: {problem}"));
+    }
     let target = wait_for_disk(&job)?;
     mount_all(&job)?;
     let mut ending = Ending {
@@ -180,7 +185,8 @@ fn flash(job: &Job, mut target: Target) -> Result<FlashReport, Error> {
         disk_key: target.identity.key(),
         image_from: opened.from.clone(),
     };
-    if !is_between(&target) {
+    let is_between = is_between(&target);
+    if !is_between {
         // Before the first write every fact that was recorded has to hold; after it, the disk holds something else.
         target.is(&job.disk)?;
     }
@@ -189,9 +195,28 @@ fn flash(job: &Job, mut target: Target) -> Result<FlashReport, Error> {
     let flash = Flash { disk: &disk, image: &opened.image, workers: flash::WORKERS, watch: &watch };
     let mut prepared = flash.reopen(&keep)?;
     mark_writing(&target)?;
-    let mut report = flash.apply(&mut prepared, &Dirty::Everything, None)?;
+    let dirty = match &job.trace {
+        Some(began) if !is_between => dirty(began, flash.geometry()?),
+        // What an earlier worker has begun is read again: nothing is believed of it.
+        _ => Dirty::Everything,
+    };
+    let mut report = flash.apply(&mut prepared, &dirty, None)?;
     report.disk = target.path.display().to_string();
     Ok(report)
+}
+
+/// What has to be read again of a disk that no worker has written to yet.
+fn dirty(began: &Began, geometry: flash::Geometry) -> Dirty {
+    match Kernel::default().written(began, geometry.chunk, geometry.disk) {
+        Ok(chunks) => {
+            say(&format!("the old OS wrote to {} chunks after it was prepared", chunks.count()));
+            Dirty::Chunks(chunks)
+        }
+        Err(unknown) => {
+            say(&format!("{unknown}: all is read again"));
+            Dirty::Everything
+        }
+    }
 }
 
 fn undo(job: &Job, mut target: Target) -> Result<UndoReport, Error> {

@@ -1,6 +1,8 @@
 //! Entering the imager: its program and its job are put into memory, and the machine is asked to restart.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use boot::Host;
@@ -17,6 +19,8 @@ use crate::record::Record;
 
 /// This program, which goes into memory.
 pub const PROGRAM: &str = "/proc/self/exe";
+/// Name of the file with the certificates that the node believes, beside the job.
+const CERTIFICATES: &str = "certificates.pem";
 /// How long the imager may take before the first write: finding disks and reading one again.
 const DEADLINE_SECONDS: u64 = 30 * 60;
 
@@ -36,10 +40,37 @@ pub fn job(task: Task, record: &Record, place: &Place) -> Result<Job> {
         stage: there.stage(),
         undo: Some(flash::Place { path: there.undo(), region: None }),
         undo_tail: false,
+        trace: record.trace.clone(),
         results: there.directory().into(),
-        environment: std::env::vars().filter(|(name, _)| is_of_the_store(name)).collect(),
+        environment: environment(),
+        network: imager::network::capture(Path::new("/")).map_err(Error::Network)?,
         deadline_seconds: DEADLINE_SECONDS,
     })
+}
+
+/// What the imager's worker is told of how the store is reached.
+fn environment() -> BTreeMap<String, String> {
+    let mut environment: BTreeMap<_, _> = std::env::vars().filter(|(name, _)| is_of_the_store(name)).collect();
+    let certificates = format!("{}/{CERTIFICATES}", imager::FILES);
+    if let Some(bundle) = environment.get_mut("AWS_CA_BUNDLE") {
+        bundle.clone_from(&certificates);
+    }
+    environment.remove("SSL_CERT_DIR");
+    environment.insert("SSL_CERT_FILE".into(), certificates);
+    environment
+}
+
+/// The certificates that this node believes, of which the imager takes one file along: by what the environment says, or
+/// where distributions put them.
+fn certificates() -> Option<PathBuf> {
+    const PLACES: [&str; 4] = [
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+        "/etc/ssl/ca-bundle.pem",
+        "/etc/ssl/cert.pem",
+    ];
+    let named = ["AWS_CA_BUNDLE", "SSL_CERT_FILE"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
+    named.chain(PLACES.map(PathBuf::from)).find(|path| path.is_file())
 }
 
 /// Whether a variable says how the store is reached: credentials, endpoints, proxies, certificates.
@@ -55,7 +86,9 @@ pub fn arm(job: &Job) -> Result<()> {
     let name = imager::JOB.rsplit('/').next().unwrap_or_default();
     // The kernel stays the same, and has loaded what this machine needs.
     let modules = Modules::default();
-    let parts = Parts { binary: PROGRAM.into(), job: vec![(name.into(), job)], modules: &modules };
+    let certificates = certificates().map(|path| (CERTIFICATES.to_owned(), Source::File(path)));
+    let files = std::iter::once((name.to_owned(), job)).chain(certificates).collect();
+    let parts = Parts { binary: PROGRAM.into(), job: files, modules: &modules };
     Ok(Takeover::new(&Host::here()).put(&parts.for_takeover()?)?)
 }
 

@@ -40,6 +40,9 @@ pub enum Error {
     /// A step.
     #[error(transparent)]
     Step(#[from] steps::Error),
+    /// The kernel does not tell about its network.
+    #[error("recording the network, which the imager has to have")]
+    Network(#[source] io::Error),
     /// The way into the imager.
     #[error(transparent)]
     Boot(#[from] boot::Error),

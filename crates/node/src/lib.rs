@@ -18,6 +18,7 @@ pub mod node;
 pub mod place;
 pub mod preflight;
 pub mod record;
+mod staging;
 pub mod state;
 pub mod trial;
 pub mod upgrade;

@@ -1,9 +1,10 @@
-//! What an upgrade is: written once, before anything is done, and read by whichever OS goes on with it.
+//! What an upgrade is: written before anything is done, and read by whichever OS goes on with it.
 
 use std::fs;
 use std::path::Path;
 
 use flash::target::DiskIdentity;
+use flash::trace::Began;
 use jiff::Timestamp;
 use model::Digest;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,9 @@ pub struct Record {
     pub disk: DiskIdentity,
     /// What the old OS called itself.
     pub from: Option<String>,
+    /// The trace of what is written to the root disk since it was prepared; none where the kernel cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Began>,
 }
 
 impl Record {
@@ -77,6 +81,7 @@ mod tests {
             manifest: Digest([1; 32]),
             disk: DiskIdentity::default(),
             from: None,
+            trace: None,
         };
         record.write(&path).unwrap();
         assert_eq!(Record::read(&path).unwrap(), Some(record.clone()));

@@ -9,6 +9,8 @@ use steps::{Entry, What};
 pub mod step {
     /// Staged, logged and predicted, while the node serves.
     pub const PREPARE: &str = "prepare";
+    /// What was written since is staged and logged, too.
+    pub const REFRESH: &str = "refresh";
     /// Out of traffic.
     pub const DRAIN: &str = "drain";
     /// The datastore at rest.
@@ -76,9 +78,10 @@ impl State {
                 (step::ROLL_BACK, What::Begun | What::Done) => Self::RollingBack,
                 (step::UNDO, What::Done) => Self::RolledBack,
                 (step::UNDO, What::Failed) => Self::Stuck,
-                (step::PREPARE | step::DRAIN | step::QUIESCE | step::ARM | step::ENTER | step::FLASH, What::Failed) => {
-                    Self::Failed
-                }
+                (
+                    step::PREPARE | step::REFRESH | step::DRAIN | step::QUIESCE | step::ARM | step::ENTER | step::FLASH,
+                    What::Failed,
+                ) => Self::Failed,
                 // Taken back, it can be prepared again.
                 _ => state,
             };
@@ -141,6 +144,8 @@ mod tests {
         assert_eq!(with(&entered, &[(step::FLASH, Failed)]), State::Failed);
         assert_eq!(with(&prepared, &[(step::DRAIN, Failed), (step::PREPARE, Reverted)]), State::Failed);
         assert_eq!(with(&prepared, &[(step::DRAIN, Noted)]), State::Prepared);
+        assert_eq!(with(&prepared, &[(step::REFRESH, Done)]), State::Prepared);
+        assert_eq!(with(&prepared, &[(step::REFRESH, Failed)]), State::Failed);
     }
 
     #[test]

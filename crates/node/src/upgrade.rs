@@ -4,16 +4,14 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use flash::place::open_stage;
+use flash::Watch;
 use flash::target::Target;
-use flash::{Flash, Keep, Prepared, Watch};
 use image::Opened;
 use image::accepted::Accepted;
 use imager::job::Task;
 use jiff::Timestamp;
 use model::report::FlashPlan;
 use steps::{Course, Failure, Step};
-use sys::disk::Caching;
 
 use crate::enter;
 use crate::error::{Error, Result};
@@ -21,6 +19,7 @@ use crate::hooks::{self, Moment, Told};
 use crate::node::Node;
 use crate::preflight::{self, DataOwner, Facts, Finding, RootDisk};
 use crate::record::{FORMAT, Record};
+use crate::staging::Staging;
 use crate::state::{State, step};
 
 /// What the steps of an upgrade share.
@@ -31,6 +30,13 @@ struct Under {
     record: Record,
     watch: Box<dyn Watch>,
     plan: Option<FlashPlan>,
+}
+
+impl Under {
+    fn staging(&mut self) -> Staging<'_> {
+        let Self { node, opened, target, record, watch, .. } = self;
+        Staging { place: &node.place, opened, target, record, watch: &**watch }
+    }
 }
 
 impl Node {
@@ -70,7 +76,7 @@ impl Node {
         // Prepared in an earlier run, it is compared again: what was staged is there already.
         match under.plan {
             Some(plan) => Ok(plan),
-            None => Ok(prepared(&under)?.plan()),
+            None => Ok(under.staging().prepare()?.plan()),
         }
     }
 
@@ -80,8 +86,10 @@ impl Node {
         let mut journal = self.journal()?;
         let course = Course::new(vec![
             prepare_step(),
+            refresh_step(false),
             hook_step(step::DRAIN, Moment::Drain).reverted(undrain),
             hook_step(step::QUIESCE, Moment::Quiesce),
+            refresh_step(true),
             Step::new(step::ARM, |under: &mut Under, _| {
                 let job = enter::job(Task::Flash, &under.record, &under.node.place).map_err(last)?;
                 enter::arm(&job).map_err(last)?;
@@ -135,6 +143,7 @@ impl Node {
         self.begin_journal()?;
         let begun = Timestamp::now();
         let record = Record {
+            trace: None,
             format: FORMAT,
             id: begun.strftime("%Y%m%dT%H%M%SZ").to_string(),
             begun,
@@ -150,7 +159,7 @@ impl Node {
 
 fn prepare_step() -> Step<Under> {
     Step::new(step::PREPARE, |under: &mut Under, _| {
-        let plan = prepared(under).map_err(last)?.plan();
+        let plan = under.staging().prepare().map_err(last)?.plan();
         let text = format!("{} MiB to write, some {:.0} s", plan.write >> 20, plan.apply_seconds);
         under.plan = Some(plan);
         Ok(Some(text))
@@ -159,20 +168,11 @@ fn prepare_step() -> Step<Under> {
     .probed(|under| under.node.place.undo().exists() && under.node.place.stage().exists())
 }
 
-fn prepared(under: &Under) -> Result<Prepared> {
-    let place = &under.node.place;
-    let stage = open_stage(&place.stage())?;
-    under.opened.copy_documents(&place.stage())?;
-    let keep = Keep {
-        undo: Some(flash::Place { path: place.undo(), region: None }.open()?),
-        tail: false,
-        stage: Some(stage),
-        disk_key: under.target.identity.key(),
-        image_from: under.opened.from.clone(),
-    };
-    let disk = under.target.open_to_read(Caching::Auto)?;
-    let flash = Flash { disk: &disk, image: &under.opened.image, workers: flash::WORKERS, watch: &*under.watch };
-    Ok(flash.prepare(&keep)?)
+/// Run again, there is always something new.
+fn refresh_step(quickly: bool) -> Step<Under> {
+    Step::new(step::REFRESH, move |under: &mut Under, _| under.staging().refresh(quickly).map(Some).map_err(last))
+        .within(std::time::Duration::from_hours(24))
+        .probed(|_| false)
 }
 
 fn hook_step(name: &'static str, moment: Moment) -> Step<Under> {

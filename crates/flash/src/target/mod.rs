@@ -122,6 +122,11 @@ fn machine() -> &'static str {
 }
 
 impl Target {
+    /// The disk's number, major and minor, as the kernel writes it: `254:0`. A file has none.
+    pub fn number(&self) -> Option<&str> {
+        self.device.as_ref().map(|device| device.number.as_str())
+    }
+
     /// Finds the one disk that has the name. Nothing is refused yet for being in use.
     pub fn find(name: &DiskName) -> Result<Self, Refusal> {
         find::find(&Roots::here(), name)

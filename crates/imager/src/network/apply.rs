@@ -1,0 +1,282 @@
+//! Making a network again. What fails is said and gone on from: it may not be needed, and whoever needs it fails with a
+//! reason of its own.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{
+    InfoBond, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, VlanProtocol,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::capture::{self, Virtual};
+use super::netlink::Netlink;
+use super::{Address, Kind, Link, Network, Route, names};
+
+/// Makes it, with its files below `root`. Gives what could not be done. Done again, it changes nothing.
+pub fn apply(network: &Network, root: &Path) -> Vec<String> {
+    apply_with(network, root, &[])
+}
+
+pub(super) fn apply_with(network: &Network, root: &Path, stand_for_cards: &Virtual) -> Vec<String> {
+    let mut problems = Vec::new();
+    if let Err((path, error)) = names::write(root, network) {
+        problems.push(format!("writing {}: {error}", path.display()));
+    }
+    match Netlink::open() {
+        Ok(netlink) => {
+            let mut made = Maker { netlink, stand_for_cards, numbers: HashMap::new(), problems };
+            made.everything(network);
+            problems = made.problems;
+        }
+        Err(error) => problems.push(format!("talking to the kernel about its network: {error}")),
+    }
+    problems
+}
+
+struct Maker<'a> {
+    netlink: Netlink,
+    stand_for_cards: &'a Virtual,
+    /// The kernel's number of each interface, by its name on the node.
+    numbers: HashMap<String, u32>,
+    problems: Vec<String>,
+}
+
+impl Maker<'_> {
+    fn everything(&mut self, network: &Network) {
+        // The kernel gives it the number 1 and its addresses.
+        self.tried("bringing lo up", |maker| maker.set(1, true, Vec::new()));
+        for link in &network.links {
+            self.tried(&format!("interface {}", link.name), |maker| {
+                let number = maker.find_or_make(link)?;
+                maker.numbers.insert(link.name.clone(), number);
+                Ok(())
+            });
+        }
+        for link in &network.links {
+            if let (Some(&number), Some(port_of)) = (self.numbers.get(&link.name), &link.port_of)
+                && let Some(&controller) = self.numbers.get(port_of)
+            {
+                self.tried(&format!("making {} a port of {port_of}", link.name), |maker| {
+                    maker.make_port(number, controller)
+                });
+            }
+        }
+        for link in &network.links {
+            let Some(&number) = self.numbers.get(&link.name) else { continue };
+            self.tried(&format!("bringing {} up", link.name), |maker| {
+                maker.set(number, true, vec![LinkAttribute::Mtu(link.mtu)])
+            });
+            for address in &link.addresses {
+                let what = format!("address {}/{} of {}", address.address, address.prefix, link.name);
+                self.tried(&what, |maker| maker.add_address(number, address));
+            }
+        }
+        // Who passes on has to be in reach before others are reached by him.
+        let (on_link, passed_on): (Vec<_>, Vec<_>) = network.routes.iter().partition(|route| route.via.is_none());
+        for route in on_link.into_iter().chain(passed_on) {
+            let Some(&number) = self.numbers.get(&route.over) else { continue };
+            let what = format!("route to {}/{} over {}", route.to, route.prefix, route.over);
+            self.tried(&what, |maker| maker.add_route(number, route));
+        }
+    }
+
+    fn tried(&mut self, what: &str, act: impl FnOnce(&mut Self) -> io::Result<()>) {
+        match act(self) {
+            Ok(()) => {}
+            // An earlier worker has done it, or the kernel by itself.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => self.problems.push(format!("{what}: {error}")),
+        }
+    }
+
+    fn find_or_make(&mut self, link: &Link) -> io::Result<u32> {
+        if let Some(number) = self.find(link)? {
+            return Ok(number);
+        }
+        if link.kind == Kind::Card {
+            let mac = link.mac.map(String::from).unwrap_or_default();
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("no card has the address {mac}")));
+        }
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(link.name.clone()));
+        if let Some(mac) = link.mac {
+            message.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
+        }
+        if let Kind::Vlan { below, .. } = &link.kind {
+            let Some(&number) = self.numbers.get(below) else {
+                return Err(io::Error::new(
+                    io::ErrorKind::NotFound,
+                    format!("{below}, on which it stands, is not there"),
+                ));
+            };
+            message.attributes.push(LinkAttribute::Link(number));
+        }
+        message.attributes.push(LinkAttribute::LinkInfo(info(&link.kind)));
+        self.netlink.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)?;
+        self.find(link)?.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "it was made and is not there"))
+    }
+
+    /// A card by its hardware address, anything else by its name.
+    fn find(&mut self, link: &Link) -> io::Result<Option<u32>> {
+        let there = capture::links(&mut self.netlink, &mut Vec::new())?;
+        let found = there.iter().filter(|(_, (name, message))| {
+            if link.kind == Kind::Card {
+                capture::is_card(message, self.stand_for_cards)
+                    && if link.mac.is_some() { capture::mac_of(message) == link.mac } else { *name == link.name }
+            } else {
+                *name == link.name && capture::virtual_kind(message) == Some(&kind_of(&link.kind))
+            }
+        });
+        // Of two with the same address (a virtual function and the card before it) the one that stands for itself.
+        Ok(found.min_by_key(|(_, (_, message))| capture::controller(message).is_some()).map(|(number, _)| *number))
+    }
+
+    fn set(&mut self, number: u32, up: bool, attributes: Vec<LinkAttribute>) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = number;
+        message.header.change_mask = LinkFlags::Up;
+        message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+        message.attributes = attributes;
+        self.netlink.change(RouteNetlinkMessage::SetLink(message), 0)
+    }
+
+    fn make_port(&mut self, number: u32, controller: u32) -> io::Result<()> {
+        let there = capture::links(&mut self.netlink, &mut Vec::new())?;
+        if there.get(&number).is_some_and(|(_, message)| capture::controller(message) == Some(controller)) {
+            return Ok(());
+        }
+        // A bond takes only what is down.
+        self.set(number, false, Vec::new())?;
+        self.set(number, false, vec![LinkAttribute::Controller(controller)])
+    }
+
+    fn add_address(&mut self, number: u32, address: &Address) -> io::Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.index = number;
+        message.header.prefix_len = address.prefix;
+        message.header.scope = AddressScope::Universe;
+        message.header.family = family(address.address);
+        message.attributes.push(AddressAttribute::Local(address.address));
+        message.attributes.push(AddressAttribute::Address(address.address));
+        // It was this node's a moment ago: nobody else has to be asked whether it is free.
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        self.netlink.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
+    fn add_route(&mut self, number: u32, route: &Route) -> io::Result<()> {
+        let mut message = RouteMessage::default();
+        let header = &mut message.header;
+        header.address_family = family(route.to);
+        header.destination_prefix_length = route.prefix;
+        header.table = RouteHeader::RT_TABLE_MAIN;
+        header.protocol = RouteProtocol::Static;
+        header.scope = if route.via.is_none() && route.to.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
+        header.kind = RouteType::Unicast;
+        if route.on_link {
+            header.flags = RouteFlags::Onlink;
+        }
+        let attributes = &mut message.attributes;
+        attributes.push(RouteAttribute::Oif(number));
+        if route.prefix > 0 {
+            attributes.push(RouteAttribute::Destination(RouteAddress::from(route.to)));
+        }
+        match route.via {
+            Some(via) if via.is_ipv4() == route.to.is_ipv4() => {
+                attributes.push(RouteAttribute::Gateway(RouteAddress::from(via)));
+            }
+            Some(IpAddr::V6(via)) => attributes.push(RouteAttribute::Via(RouteVia::Inet6(via))),
+            Some(IpAddr::V4(via)) => attributes.push(RouteAttribute::Via(RouteVia::Inet(via))),
+            None => {}
+        }
+        if let Some(source) = route.source {
+            attributes.push(RouteAttribute::PrefSource(RouteAddress::from(source)));
+        }
+        if let Some(metric) = route.metric {
+            attributes.push(RouteAttribute::Priority(metric));
+        }
+        self.netlink.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
+    }
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn kind_of(kind: &Kind) -> InfoKind {
+    match kind {
+        Kind::Card => InfoKind::Other(String::new()),
+        Kind::Bond { .. } => InfoKind::Bond,
+        Kind::Bridge => InfoKind::Bridge,
+        Kind::Vlan { .. } => InfoKind::Vlan,
+    }
+}
+
+fn info(kind: &Kind) -> Vec<LinkInfo> {
+    let data = match kind {
+        Kind::Card | Kind::Bridge => None,
+        Kind::Bond { mode, miimon, xmit_hash_policy, lacp_rate } => {
+            let mut infos = vec![InfoBond::Mode((*mode).into()), InfoBond::MiiMon(*miimon)];
+            // The kernel takes each only in modes that use it.
+            if matches!(mode, 2 | 4 | 5) {
+                infos.push(InfoBond::XmitHashPolicy((*xmit_hash_policy).into()));
+            }
+            if *mode == 4 {
+                infos.push(InfoBond::AdLacpRate((*lacp_rate).into()));
+            }
+            Some(InfoData::Bond(infos))
+        }
+        Kind::Vlan { id, service, .. } => {
+            let protocol = if *service { VlanProtocol::Ieee8021Ad } else { VlanProtocol::Ieee8021Q };
+            Some(InfoData::Vlan(vec![InfoVlan::Id(*id), InfoVlan::Protocol(protocol)]))
+        }
+    };
+    std::iter::once(LinkInfo::Kind(kind_of(kind))).chain(data.map(LinkInfo::Data)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload};
+
+    use super::*;
+
+    /// As the kernel would read it.
+    fn over_the_wire(kind: &Kind) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Link(7));
+        message.attributes.push(LinkAttribute::LinkInfo(info(kind)));
+        let payload = NetlinkPayload::from(RouteNetlinkMessage::NewLink(message));
+        let mut packet = NetlinkMessage::new(NetlinkHeader::default(), payload);
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len()];
+        packet.serialize(&mut bytes);
+        match NetlinkMessage::deserialize(&bytes).unwrap().payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Where no bond and no VLAN can be made for a test, at least what is asked for is what was captured.
+    #[test]
+    fn bonds_and_vlans_are_asked_for_as_they_were() {
+        let below = "eth0".to_owned();
+        for kind in [
+            Kind::Bond { mode: 1, miimon: 100, xmit_hash_policy: 0, lacp_rate: 0 },
+            Kind::Bond { mode: 4, miimon: 50, xmit_hash_policy: 1, lacp_rate: 1 },
+            Kind::Vlan { below: below.clone(), id: 42, service: false },
+            Kind::Vlan { below, id: 4094, service: true },
+            Kind::Bridge,
+        ] {
+            let message = over_the_wire(&kind);
+            let name = |number| (number == 7).then(|| "eth0".to_owned());
+            assert_eq!(capture::understand_kind(&message, &[], &name), Some(kind));
+        }
+    }
+}

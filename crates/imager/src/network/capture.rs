@@ -1,0 +1,354 @@
+//! Reading a network from the kernel: three lists, and what of them is worth taking along.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{
+    InfoBond, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, VlanProtocol,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags, RouteScope, RouteType,
+    RouteVia,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::netlink::Netlink;
+use super::{Address, Kind, Link, Mac, Network, Route, names};
+
+/// Kinds of devices that stand for cards beside those that are none: only tests have some.
+pub(super) type Virtual = [InfoKind];
+
+/// The network of this machine, whose files stand below `root`.
+///
+/// # Errors
+/// The kernel does not answer. What it answers in a way that is not understood is named in [`Network::left_out`].
+pub fn capture(root: &Path) -> io::Result<Network> {
+    capture_with(root, &[])
+}
+
+pub(super) fn capture_with(root: &Path, stand_for_cards: &Virtual) -> io::Result<Network> {
+    let mut netlink = Netlink::open()?;
+    let mut network = Network::default();
+    let links = links(&mut netlink, &mut network.left_out)?;
+    let addresses = netlink.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+    note(&mut network.left_out, "addresses", addresses.1);
+    let (routes, odd) = routes(&mut netlink)?;
+    note(&mut network.left_out, "routes", odd);
+    network.links = understand_links(&links, stand_for_cards, &mut network.left_out);
+    for message in &addresses.0 {
+        if let RouteNetlinkMessage::NewAddress(message) = message
+            && let Some((index, address)) = understand_address(message)
+            && let Some(link) = links.get(&index).and_then(|(name, _)| named(&mut network.links, name))
+        {
+            link.addresses.push(address);
+        }
+    }
+    let names: BTreeMap<u32, &str> = links.iter().map(|(index, (name, _))| (*index, name.as_str())).collect();
+    for message in &routes {
+        let Some(route) = understand_route(message, &names) else { continue };
+        if named(&mut network.links, &route.over).is_some() {
+            network.routes.push(route);
+        }
+    }
+    names::read(root, &mut network);
+    Ok(network)
+}
+
+fn named<'a>(links: &'a mut [Link], name: &str) -> Option<&'a mut Link> {
+    links.iter_mut().find(|link| link.name == name)
+}
+
+fn note(left_out: &mut Vec<String>, what: &str, count: usize) {
+    if count > 0 {
+        left_out.push(format!("{count} {what} that the kernel describes in a way that is not understood"));
+    }
+}
+
+/// Every interface by its number, with its name.
+pub(super) fn links(
+    netlink: &mut Netlink,
+    left_out: &mut Vec<String>,
+) -> io::Result<BTreeMap<u32, (String, LinkMessage)>> {
+    let (messages, odd) = netlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    note(left_out, "interfaces", odd);
+    Ok(messages
+        .into_iter()
+        .filter_map(|message| match message {
+            RouteNetlinkMessage::NewLink(link) => Some(link),
+            _ => None,
+        })
+        .filter_map(|link| Some((link.header.index, (name_of(&link)?, link))))
+        .collect())
+}
+
+fn routes(netlink: &mut Netlink) -> io::Result<(Vec<RouteMessage>, usize)> {
+    let mut routes = Vec::new();
+    let mut odd = 0;
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family;
+        let (messages, more) = netlink.dump(RouteNetlinkMessage::GetRoute(question))?;
+        odd += more;
+        routes.extend(messages.into_iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(route) => Some(route),
+            _ => None,
+        }));
+    }
+    Ok((routes, odd))
+}
+
+fn name_of(link: &LinkMessage) -> Option<String> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })
+}
+
+/// What kind of virtual device it is; nothing for one with a driver.
+pub(super) fn virtual_kind(link: &LinkMessage) -> Option<&InfoKind> {
+    infos(link).find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    })
+}
+
+fn infos(link: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
+    link.attributes
+        .iter()
+        .filter_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => Some(infos),
+            _ => None,
+        })
+        .flatten()
+}
+
+/// Whether it is a device with a driver, or may stand for one.
+pub(super) fn is_card(link: &LinkMessage, stand_for_cards: &Virtual) -> bool {
+    !link.header.flags.contains(LinkFlags::Loopback)
+        && virtual_kind(link).is_none_or(|kind| stand_for_cards.contains(kind))
+}
+
+/// The address that a card was made with: as a port of a bond it goes by another.
+pub(super) fn mac_of(link: &LinkMessage) -> Option<Mac> {
+    let mut now = None;
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::PermAddress(bytes) if Mac::of(bytes).is_some() => return Mac::of(bytes),
+            LinkAttribute::Address(bytes) => now = Mac::of(bytes),
+            _ => {}
+        }
+    }
+    now
+}
+
+/// Who it is a port of.
+pub(super) fn controller(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Controller(index) => Some(*index),
+        _ => None,
+    })
+}
+
+fn below(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Link(index) => Some(*index),
+        _ => None,
+    })
+}
+
+/// The interfaces that are up and lead, over whatever, to a card; those below first.
+fn understand_links(
+    links: &BTreeMap<u32, (String, LinkMessage)>,
+    stand_for_cards: &Virtual,
+    left_out: &mut Vec<String>,
+) -> Vec<Link> {
+    let name = |index: u32| links.get(&index).map(|(name, _)| name.clone());
+    let mut found: Vec<Link> = Vec::new();
+    let mut open: Vec<_> = links.values().filter(|(_, link)| link.header.flags.contains(LinkFlags::Up)).collect();
+    // A level at a time: cards, what has them as ports or below, and so on.
+    loop {
+        let has = |name: &str| found.iter().any(|link| link.name == name);
+        let mut level = Vec::new();
+        open.retain(|(own, link)| {
+            let has_port =
+                |index: u32| links.values().any(|(port, message)| controller(message) == Some(index) && has(port));
+            let Some(kind) = understand_kind(link, stand_for_cards, &name) else { return true };
+            let stands = match &kind {
+                Kind::Card => true,
+                Kind::Bond { .. } | Kind::Bridge => has_port(link.header.index),
+                Kind::Vlan { below, .. } => has(below),
+            };
+            if stands {
+                level.push(Link {
+                    name: own.clone(),
+                    mac: mac_of(link),
+                    mtu: mtu(link),
+                    kind,
+                    port_of: controller(link).and_then(name),
+                    addresses: Vec::new(),
+                });
+            }
+            !stands
+        });
+        if level.is_empty() {
+            break;
+        }
+        found.append(&mut level);
+    }
+    // A virtual function that stands behind a card of the hypervisor (Azure) is that card's own business.
+    let cards: Vec<_> = found.iter().filter(|link| link.kind == Kind::Card).map(|link| link.name.clone()).collect();
+    found.retain(|link| link.port_of.as_ref().is_none_or(|port_of| !cards.contains(port_of)));
+    for (name, link) in open {
+        if !link.header.flags.contains(LinkFlags::Loopback) {
+            let kind = virtual_kind(link).map_or_else(|| "device".into(), |kind| format!("{kind:?}"));
+            left_out.push(format!("interface {name} ({})", kind.to_lowercase()));
+        }
+    }
+    found
+}
+
+pub(super) fn understand_kind(
+    link: &LinkMessage,
+    stand_for_cards: &Virtual,
+    name: &dyn Fn(u32) -> Option<String>,
+) -> Option<Kind> {
+    if is_card(link, stand_for_cards) {
+        return Some(Kind::Card);
+    }
+    let data = infos(link).find_map(|info| match info {
+        LinkInfo::Data(data) => Some(data),
+        _ => None,
+    });
+    match (virtual_kind(link)?, data) {
+        (InfoKind::Bridge, _) => Some(Kind::Bridge),
+        (InfoKind::Bond, Some(InfoData::Bond(infos))) => Some(bond(infos)),
+        (InfoKind::Vlan, Some(InfoData::Vlan(infos))) => {
+            let id = infos.iter().find_map(|info| match info {
+                InfoVlan::Id(id) => Some(*id),
+                _ => None,
+            })?;
+            let service = infos.contains(&InfoVlan::Protocol(VlanProtocol::Ieee8021Ad));
+            Some(Kind::Vlan { below: name(below(link)?)?, id, service })
+        }
+        _ => None,
+    }
+}
+
+fn bond(infos: &[InfoBond]) -> Kind {
+    let (mut mode, mut miimon, mut xmit_hash_policy, mut lacp_rate) = (0, 0, 0, 0);
+    for info in infos {
+        match info {
+            InfoBond::Mode(value) => mode = (*value).into(),
+            InfoBond::MiiMon(value) => miimon = *value,
+            InfoBond::XmitHashPolicy(value) => xmit_hash_policy = (*value).into(),
+            InfoBond::AdLacpRate(value) => lacp_rate = (*value).into(),
+            _ => {}
+        }
+    }
+    Kind::Bond { mode, miimon, xmit_hash_policy, lacp_rate }
+}
+
+fn mtu(link: &LinkMessage) -> u32 {
+    let mtu = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    });
+    mtu.unwrap_or(1500)
+}
+
+/// The number of the interface and the address; nothing for what the kernel makes by itself or will not keep.
+fn understand_address(message: &AddressMessage) -> Option<(u32, Address)> {
+    if message.header.scope != AddressScope::Universe && message.header.scope != AddressScope::Site {
+        return None;
+    }
+    let (mut address, mut local, mut valid, mut flags) = (None, None, None, AddressFlags::empty());
+    for attribute in &message.attributes {
+        match attribute {
+            // With a peer, this is the peer's.
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::CacheInfo(info) => valid = (info.ifa_valid != u32::MAX).then_some(info.ifa_valid),
+            AddressAttribute::Flags(value) => flags = *value,
+            _ => {}
+        }
+    }
+    // For IPv6 the bit of a secondary address means a temporary one (RFC 8981).
+    let is_ipv6 = message.header.family == AddressFamily::Inet6;
+    let passing = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
+    if flags.intersects(passing) || (is_ipv6 && flags.contains(AddressFlags::Secondary)) {
+        return None;
+    }
+    let address = local.or(address)?;
+    Some((message.header.index, Address { address, prefix: message.header.prefix_len, valid_seconds: valid }))
+}
+
+fn understand_route(message: &RouteMessage, names: &BTreeMap<u32, &str>) -> Option<Route> {
+    let header = &message.header;
+    let is_local = header.scope == RouteScope::Host || header.kind != RouteType::Unicast;
+    if is_local || header.flags.contains(RouteFlags::Cloned) || table(message) != u32::from(RouteHeader::RT_TABLE_MAIN)
+    {
+        return None;
+    }
+    let any: std::net::IpAddr = match header.address_family {
+        AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    let mut route = Route {
+        to: any,
+        prefix: header.destination_prefix_length,
+        via: None,
+        over: String::new(),
+        source: None,
+        metric: None,
+        on_link: header.flags.contains(RouteFlags::Onlink),
+    };
+    let mut over = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(to) => route.to = ip(to)?,
+            RouteAttribute::Priority(metric) => route.metric = Some(*metric),
+            RouteAttribute::Oif(index) => over = Some(*index),
+            RouteAttribute::PrefSource(source) => route.source = ip(source),
+            // Of several ways one is enough for as long as an upgrade takes.
+            RouteAttribute::MultiPath(hops) => {
+                let hop = hops.first()?;
+                over = Some(hop.interface_index);
+                route.on_link = hop.flags.contains(RouteNextHopFlags::Onlink);
+                route.via = hop.attributes.iter().find_map(via);
+            }
+            other => route.via = via(other).or(route.via),
+        }
+    }
+    (*names.get(&over?)?).clone_into(&mut route.over);
+    // The kernel makes these for every interface.
+    let by_itself = matches!(route.to, std::net::IpAddr::V6(ip) if ip.is_unicast_link_local() || ip.is_multicast());
+    (!by_itself).then_some(route)
+}
+
+fn table(message: &RouteMessage) -> u32 {
+    let long = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    long.unwrap_or(message.header.table.into())
+}
+
+fn via(attribute: &RouteAttribute) -> Option<std::net::IpAddr> {
+    match attribute {
+        RouteAttribute::Gateway(gateway) => ip(gateway),
+        RouteAttribute::Via(RouteVia::Inet(address)) => Some((*address).into()),
+        RouteAttribute::Via(RouteVia::Inet6(address)) => Some((*address).into()),
+        _ => None,
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<std::net::IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
