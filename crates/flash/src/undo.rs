@@ -84,7 +84,8 @@ pub struct Undo<'a> {
     pub medium: Arc<dyn Medium>,
     /// What [`Found::read`] read there.
     pub found: &'a Found,
-    /// The image that was flashed: needed only if chunks were changed in which old disk and image are equal. Called once.
+    /// The image that was flashed: needed only if chunks were changed in which old disk and image are equal. Called once,
+    /// before the first write.
     pub image: &'a (dyn Fn() -> Result<Image> + Sync),
     /// Threads that move data; one makes a run repeatable.
     pub workers: usize,
@@ -207,10 +208,25 @@ impl Undo<'_> {
             differing.insert(geometry.chunk_of(*offset));
         }
         self.watch.phase("restoring", differing.count() * geometry.chunk);
-        // What has to come from the image is fetched only now; if it cannot be had, nothing was written yet.
-        let old = self.old_records()?;
-        let needs_image = differing.iter().any(|chunk| !old.logged.contains(chunk));
-        let image = if needs_image { Some((self.image)()?) } else { None };
+        // What has to come from the image comes now; if it cannot be had, nothing was written yet.
+        let mut old = self.old_records()?;
+        let mut image = None;
+        let mut from_image = 0;
+        if differing.iter().any(|chunk| !old.logged.contains(chunk)) {
+            let opened = (self.image)()?;
+            match self.complete(log, &opened, &differing, &old.logged) {
+                Ok(bytes) => {
+                    from_image = bytes;
+                    old = self.old_records()?;
+                }
+                // The log has no room: better an undo that fetches while it writes than none.
+                Err(error @ Error::Log { .. }) => {
+                    tracing::warn!(%error, "the log cannot take what is missing: it is fetched while the disk does not boot");
+                    image = Some(opened);
+                }
+                Err(error) => return Err(error),
+            }
+        }
         log.event(Event::UndoBegan)?;
 
         let prover = Prover { disk: self.disk, counters };
@@ -221,7 +237,9 @@ impl Undo<'_> {
             let only = |chunk: u64| differing.contains(chunk) && boot_area.contains(chunk) == is_boot;
             totals.0 += self.restore_logged(&prover, &old, &only, &sector_0)?;
             if let Some(image) = &image {
-                totals.1 += self.restore_from_image(&prover, image, &old.logged, &only, &sector_0)?;
+                totals.1 += self.fetch_missing(image, &old.logged, &only, &|chunk, _, content, scratch| {
+                    self.put(&prover, geometry.on_disk(chunk).start, content, &sector_0, scratch)
+                })?;
             }
             prover.flush()?;
         }
@@ -229,7 +247,19 @@ impl Undo<'_> {
         let held = held.ok_or_else(|| Error::Unusable { what: WHAT, why: "it lacks the disk's beginning".into() })?;
         prover.write(0, &held, &mut Prover::scratch())?;
         prover.flush()?;
-        Ok(totals)
+        Ok((totals.0 - from_image, totals.1 + from_image))
+    }
+
+    /// Brings into the log what it lacks of the old disk and the image has, so that nothing has to be fetched once the disk
+    /// does not boot. Gives the bytes.
+    fn complete(&self, log: &Log, image: &Image, differing: &ChunkSet, logged: &ChunkSet) -> Result<u64> {
+        let chunk_bytes = self.found.geometry.chunk;
+        let only = |chunk: u64| differing.contains(chunk);
+        let bytes = self.fetch_missing(image, logged, &only, &|chunk, was, content, _| {
+            crate::compare::append_contents(log, Kind::Old, &[(chunk, content, was)], None, chunk_bytes)
+        })?;
+        log.flush()?;
+        Ok(bytes)
     }
 
     /// Which chunks' old content the log holds.
@@ -279,14 +309,14 @@ impl Undo<'_> {
         Ok(bytes.into_inner())
     }
 
-    /// Puts back chunks in which old disk and image are equal from the image; gives their bytes.
-    fn restore_from_image(
+    /// Gives chunks in which old disk and image are equal to `take`, each with its digest and a thread's scratch space;
+    /// gives their bytes.
+    fn fetch_missing(
         &self,
-        prover: &Prover<'_>,
         image: &Image,
         logged: &ChunkSet,
         only: &(dyn Fn(u64) -> bool + Sync),
-        sector_0: &Mutex<Option<Vec<u8>>>,
+        take: &Take<'_>,
     ) -> Result<u64> {
         let geometry = self.found.geometry;
         let bytes = std::sync::atomic::AtomicU64::new(0);
@@ -301,7 +331,7 @@ impl Undo<'_> {
                 let range = geometry.on_disk(chunk);
                 let out = &mut content[..len(&range)];
                 self.fetch(image, chunk, was.as_ref(), out)?;
-                self.put(prover, range.start, out, sector_0, scratch)?;
+                take(chunk, *was, out, scratch)?;
                 bytes.fetch_add(range.end - range.start, std::sync::atomic::Ordering::Relaxed);
             }
             Ok(())
@@ -387,6 +417,9 @@ impl Undo<'_> {
         Ok(Records { reader: Reader::new(&*self.medium, Purpose::Undo)?, kind, is_done: false })
     }
 }
+
+/// Gets a chunk of the old disk: its number, digest (none for zeros), content, and a thread's scratch space.
+type Take<'a> = dyn Fn(u64, Option<Digest>, &[u8], &mut AlignedBuf) -> Result<()> + Sync + 'a;
 
 /// Which chunks' old content a log holds.
 struct OldRecords {

@@ -211,6 +211,29 @@ fn what_an_undo_fetches_that_is_silently_wrong_once_is_fetched_again() {
     }
 }
 
+/// A store that opens and then delivers nothing: found out while the disk still boots, not when it does no more.
+#[test]
+fn an_undo_that_cannot_fetch_writes_nothing() {
+    let shape = Shape { undo: true, ..Shape::default() };
+    let pair = Pair::new(&shape, 76);
+    let machine = Machine::new(&pair.old, &shape);
+    machine.flash(&pair.open(), &shape, 1).expect("a well store");
+    let mut trial = pair.expected();
+    trial[512..].fill(0x5a);
+    machine.disk.scribble(512, &trial[512..]);
+    let bad = Bad::new(&pair, 1);
+    let open = || {
+        let image = bad.open(&pair)?;
+        bad.store.inject(Fault::ServerError, When::Rate(1.0));
+        Ok(image)
+    };
+    machine.undo_with(&open, &shape).expect_err("nothing comes");
+    assert!(machine.disk.content() == trial, "the disk is as the trial OS left it");
+    bad.store.heal();
+    assert!(machine.undo(&pair, &shape).expect("a well store"));
+    assert!(machine.disk.content() == pair.old);
+}
+
 /// Another image's objects under this image's names, as a store gives them back that lost a write or was tampered with.
 #[test]
 fn a_replayed_old_object_is_refused() {

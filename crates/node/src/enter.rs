@@ -1,6 +1,5 @@
 //! Entering the imager: its program and its job are put into memory, and the machine is asked to restart.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,6 +12,7 @@ use imager::Job;
 use imager::job::{FORMAT, Task};
 use steps::Failure;
 
+use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::place::Place;
 use crate::record::Record;
@@ -24,8 +24,8 @@ const CERTIFICATES: &str = "certificates.pem";
 /// How long the imager may take before the first write: finding disks and reading one again.
 const DEADLINE_SECONDS: u64 = 30 * 60;
 
-/// The job that does `task` for the upgrade.
-pub fn job(task: Task, record: &Record, place: &Place) -> Result<Job> {
+/// The job that does `task` for the upgrade, with what says how the store is reached.
+pub(crate) fn job(task: Task, record: &Record, place: &Place, environment: Environment) -> Result<Job> {
     let path = "/proc/self/mountinfo";
     let mountinfo =
         fs::read_to_string(path).map_err(|source| Error::File { doing: "reading", path: path.into(), source })?;
@@ -42,15 +42,14 @@ pub fn job(task: Task, record: &Record, place: &Place) -> Result<Job> {
         undo_tail: false,
         trace: record.trace.clone(),
         results: there.directory().into(),
-        environment: environment(),
+        environment: in_imager(environment),
         network: imager::network::capture(Path::new("/")).map_err(Error::Network)?,
         deadline_seconds: DEADLINE_SECONDS,
     })
 }
 
-/// What the imager's worker is told of how the store is reached.
-fn environment() -> BTreeMap<String, String> {
-    let mut environment: BTreeMap<_, _> = std::env::vars().filter(|(name, _)| is_of_the_store(name)).collect();
+/// The same, with the certificates where the imager has them.
+fn in_imager(mut environment: Environment) -> Environment {
     let certificates = format!("{}/{CERTIFICATES}", imager::FILES);
     if let Some(bundle) = environment.get_mut("AWS_CA_BUNDLE") {
         bundle.clone_from(&certificates);
@@ -71,13 +70,6 @@ fn certificates() -> Option<PathBuf> {
     ];
     let named = ["AWS_CA_BUNDLE", "SSL_CERT_FILE"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
     named.chain(PLACES.map(PathBuf::from)).find(|path| path.is_file())
-}
-
-/// Whether a variable says how the store is reached: credentials, endpoints, proxies, certificates.
-fn is_of_the_store(name: &str) -> bool {
-    const PROXIES: [&str; 4] = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
-    ["AWS_", "SSL_CERT_", "KEEPSTATE_ALLOW_"].iter().any(|prefix| name.starts_with(prefix))
-        || PROXIES.contains(&name.to_ascii_lowercase().as_str())
 }
 
 /// Puts program and job where systemd hands over to them at the end of its shutdown. Changes nothing on any disk.

@@ -11,6 +11,7 @@
 
 pub mod config;
 pub mod enter;
+mod environment;
 pub mod error;
 pub mod hooks;
 pub mod machine;

@@ -5,6 +5,7 @@
 //! PLACE/journal        where it stands (see `steps::journal`)
 //! PLACE/stage/         the new content, and the image's documents
 //! PLACE/undo.log       the way back
+//! PLACE/environment.json  how the store is reached, credentials too: the way back may need it
 //! PLACE/imager.json    how the imager's last job ended
 //! PLACE/imager.log     what the imager said
 //! ```
@@ -72,6 +73,11 @@ impl Place {
         self.0.join("accepted.json")
     }
 
+    /// How the store is reached, for as long as the way back may need it.
+    pub fn environment(&self) -> PathBuf {
+        self.0.join("environment.json")
+    }
+
     /// How the imager's last job ended.
     pub fn ending(&self) -> PathBuf {
         self.0.join(RESULT)
@@ -94,6 +100,7 @@ impl Place {
     /// Takes away what an upgrade that is over leaves behind, all but the journal and how it ended.
     pub fn clear(&self) -> Result<()> {
         gone(self.undo(), |path| fs::remove_file(path))?;
+        gone(self.environment(), |path| fs::remove_file(path))?;
         self.forget_ending()?;
         gone(self.stage(), |path| fs::remove_dir_all(path))
     }

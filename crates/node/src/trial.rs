@@ -11,12 +11,12 @@ use imager::job::Task;
 use imager::worker::Ending;
 use steps::{Failure, Journal, What};
 
-use crate::enter;
 use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
 use crate::node::Node;
 use crate::record::Record;
 use crate::state::{State, step};
+use crate::{enter, environment};
 
 /// How long the data disk may take to be mounted.
 const MOUNTED_WITHIN: Duration = Duration::from_mins(1);
@@ -171,7 +171,8 @@ impl Node {
         self.note(step::ROLL_BACK, What::Begun, Some(why.into()))?;
         // What the imager said of the flash must not be taken for what it will say of the undo.
         self.place.forget_ending()?;
-        let job = enter::job(Task::Undo, record, &self.place)?;
+        let environment = environment::recall(&self.place.environment())?;
+        let job = enter::job(Task::Undo, record, &self.place, environment)?;
         enter::arm(&job)?;
         enter::restart().map_err(|failure| Error::Refused(failure.why))?;
         self.note(step::ROLL_BACK, What::Done, self.machine.boot_id())

@@ -13,7 +13,6 @@ use jiff::Timestamp;
 use model::report::FlashPlan;
 use steps::{Course, Failure, Step};
 
-use crate::enter;
 use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
 use crate::node::Node;
@@ -21,6 +20,7 @@ use crate::preflight::{self, DataOwner, Facts, Finding, RootDisk};
 use crate::record::{FORMAT, Record};
 use crate::staging::Staging;
 use crate::state::{State, step};
+use crate::{enter, environment};
 
 /// What the steps of an upgrade share.
 struct Under {
@@ -91,7 +91,9 @@ impl Node {
             hook_step(step::QUIESCE, Moment::Quiesce),
             refresh_step(true),
             Step::new(step::ARM, |under: &mut Under, _| {
-                let job = enter::job(Task::Flash, &under.record, &under.node.place).map_err(last)?;
+                let (place, environment) = (&under.node.place, environment::here());
+                environment::remember(&environment, &place.environment()).map_err(last)?;
+                let job = enter::job(Task::Flash, &under.record, place, environment).map_err(last)?;
                 enter::arm(&job).map_err(last)?;
                 Ok(None)
             })
