@@ -14,7 +14,7 @@ use crate::console::{self, Console};
 use crate::job::{Job, Task};
 use crate::leave::{self, Verb};
 use crate::supervise::{Course, Disk, Ended, Next};
-use crate::worker::{WRITING, chain};
+use crate::worker::{UNFINISHED, WRITING, chain};
 use crate::{JOB, RUN, WORKER, mounts};
 
 /// Between two tries: what failed because something was not ready may be ready then.
@@ -166,6 +166,7 @@ fn relay(console: Arc<Console>, lines: impl Read + Send + 'static) -> thread::Jo
 fn disk_now() -> Disk {
     let Ok(path) = fs::read_to_string(Path::new(RUN).join(WRITING)) else { return Disk::Boots };
     match does_boot(Path::new(path.trim())) {
+        Some(true) if Path::new(RUN).join(UNFINISHED).exists() => Disk::Unfinished,
         Some(true) => Disk::Boots,
         // A disk that cannot be read is not one to restart into.
         Some(false) | None => Disk::Between,
@@ -194,7 +195,7 @@ fn end(console: &Console, job: &Job) {
 
 /// Where to go when PID 1's own work panicked.
 fn after_panic() -> Option<Verb> {
-    (disk_now() == Disk::Boots).then_some(Verb::Restart)
+    (disk_now() != Disk::Between).then_some(Verb::Restart)
 }
 
 #[cfg(test)]

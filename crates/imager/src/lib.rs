@@ -12,11 +12,13 @@
 //! means: before the first write the machine goes back into the old OS, after it there is no way but on.
 
 pub mod console;
+pub mod identity;
 pub mod init;
 pub mod job;
 pub mod leave;
 pub mod mounts;
 pub mod network;
+pub mod new_root;
 pub mod supervise;
 pub mod worker;
 
@@ -28,6 +30,8 @@ use std::path::Path;
 pub const FILES: &str = "/keepstate";
 /// Where the imager finds its job.
 pub const JOB: &str = "/keepstate/job.json";
+/// Where the imager finds what the node keeps of itself, if it keeps anything.
+pub const IDENTITY: &str = "/keepstate/identity.tar";
 /// Where PID 1 and worker keep what they tell each other, in memory.
 pub const RUN: &str = "/run/keepstate";
 /// The command by which PID 1 starts its worker.

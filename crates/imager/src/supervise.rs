@@ -25,6 +25,8 @@ pub enum Disk {
     Boots,
     /// It is half one and half another, and does not boot.
     Between,
+    /// It is the new one and boots, and lacks what the node keeps of the old one.
+    Unfinished,
 }
 
 /// What PID 1 does next.
@@ -61,7 +63,7 @@ impl Course {
     /// What to do now that a worker has ended. `late`: the deadline, which counts only before the first write, is over.
     pub fn next(&mut self, ended: Ended, disk: Disk, late: bool) -> Next {
         match (ended, disk) {
-            (Ended::Done, Disk::Boots) => Next::Leave,
+            (Ended::Done, Disk::Boots | Disk::Unfinished) => Next::Leave,
             // It says that it is done, and the disk says that it is not: the disk is believed.
             (Ended::Done | Ended::Failed, Disk::Between) => self.finish(),
             (Ended::Failed, Disk::Boots) => {
@@ -69,7 +71,22 @@ impl Course {
                 self.tries += 1;
                 if again { Next::Work(self.task) } else { Next::Leave }
             }
+            (Ended::Failed, Disk::Unfinished) => self.complete(),
         }
+    }
+
+    /// A node that is not itself is not let go, as long as the old one can be had back.
+    fn complete(&mut self) -> Next {
+        let again = self.tries < TRIES_BEFORE;
+        self.tries += 1;
+        if again {
+            return Next::Work(self.task);
+        }
+        if self.task == Task::Flash && self.has_undo {
+            (self.task, self.tries) = (Task::Undo, 1);
+            return Next::Work(Task::Undo);
+        }
+        Next::Leave
     }
 
     /// After the first write: on, or back, or a person.
@@ -151,6 +168,15 @@ mod tests {
         while course.next(Ended::Failed, Disk::Between, false) == Next::Work(Task::Flash) {}
         assert_eq!(course.task(), Task::Undo);
         assert_eq!(course.next(Ended::Done, Disk::Boots, false), Next::Leave);
+    }
+
+    #[test]
+    fn a_new_disk_without_what_is_kept_is_tried_again_and_then_taken_back() {
+        let flash = Next::Work(Task::Flash);
+        let undo = Next::Work(Task::Undo);
+        assert_eq!(always_failing(Task::Flash, true, Disk::Unfinished), [flash, undo, undo, Next::Leave]);
+        assert_eq!(always_failing(Task::Flash, false, Disk::Unfinished), [flash, Next::Leave]);
+        assert_eq!(Course::new(Task::Flash, true).next(Ended::Done, Disk::Unfinished, false), Next::Leave);
     }
 
     /// A worker that is wrong about itself must not make the machine boot half a disk.

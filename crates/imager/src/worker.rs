@@ -1,6 +1,6 @@
 //! The worker: finds the disk that the job names, mounts what the job names, flashes or undoes, and says how it ended.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -17,15 +17,18 @@ use flash::{Dirty, Flash, Keep, Place};
 use image::{Image, Opened, Trust};
 use model::report::{FlashReport, UndoReport};
 use serde::{Deserialize, Serialize};
-use sys::disk::Caching;
+use sys::disk::{Caching, RealDisk};
 
+use crate::identity::Kept;
 use crate::job::{self, Job, Task};
-use crate::{mounts, network};
+use crate::{identity, mounts, network, new_root};
 
 /// How long disks may take to appear: controllers are still being looked through when PID 1 starts.
 const DISKS_SECONDS: u64 = 60;
 /// Name of the file in [`crate::RUN`] that names the disk while it may be written to.
 pub const WRITING: &str = "writing";
+/// Name of the file in [`crate::RUN`] that is there while the disk boots and does not hold yet what the node keeps.
+pub const UNFINISHED: &str = "unfinished";
 /// Name of the file in the job's results that says how it ended.
 pub const RESULT: &str = "imager.json";
 
@@ -51,6 +54,12 @@ pub struct Ending {
     /// What the undo did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<UndoReport>,
+    /// Files that the node kept of its old root: the new root has them, and the image does not.
+    #[serde(default)]
+    pub kept: Vec<String>,
+    /// Files that were to be kept and are not, and why.
+    #[serde(default)]
+    pub left_out: Vec<String>,
 }
 
 /// Why a job was not done.
@@ -87,6 +96,21 @@ pub enum Error {
         /// What the job names.
         wanted: model::Digest,
     },
+    /// The kernel does not take the new partition table.
+    #[error("having the kernel read the partition table of {disk} again", disk = disk.display())]
+    Partitions {
+        /// Of which disk.
+        disk: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The new root cannot be reached.
+    #[error(transparent)]
+    NewRoot(#[from] new_root::Error),
+    /// What the node keeps cannot be put there.
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
     /// A file of ours could not be written.
     #[error("writing {path}", path = path.display())]
     Write {
@@ -106,6 +130,7 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
     for problem in network::apply(&job.network, Path::new("/")) {
         say(&format!("network: {problem}"));
     }
+    new_root::release();
     let target = wait_for_disk(&job)?;
     mount_all(&job)?;
     let mut ending = Ending {
@@ -117,9 +142,13 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
         seconds: 0.0,
         flash: None,
         undo: None,
+        kept: Vec::new(),
+        left_out: Vec::new(),
     };
     let result = match task {
-        Task::Flash => flash(&job, target).map(|report| ending.flash = Some(report)),
+        Task::Flash => flash(&job, target).map(|(report, Kept { files, left_out })| {
+            (ending.flash, ending.kept, ending.left_out) = (Some(report), files, left_out);
+        }),
         Task::Undo => undo(&job, target).map(|report| ending.undo = Some(report)),
     };
     ending.done = result.is_ok();
@@ -168,7 +197,7 @@ fn mount_all(job: &Job) -> Result<(), Error> {
     Ok(())
 }
 
-fn flash(job: &Job, mut target: Target) -> Result<FlashReport, Error> {
+fn flash(job: &Job, mut target: Target) -> Result<(FlashReport, Kept), Error> {
     let stage = open_stage_existing(&job.stage)?;
     let empty = || flash::Error::Unusable { what: "stage", why: "it is empty".into() };
     let contents = Contents::read(&*stage.medium, Purpose::Stage)?.ok_or_else(empty)?;
@@ -194,7 +223,7 @@ fn flash(job: &Job, mut target: Target) -> Result<FlashReport, Error> {
     let watch = Said::default();
     let flash = Flash { disk: &disk, image: &opened.image, workers: flash::WORKERS, watch: &watch };
     let mut prepared = flash.reopen(&keep)?;
-    mark_writing(&target)?;
+    mark(WRITING, &target.path.display().to_string())?;
     let dirty = match &job.trace {
         Some(began) if !is_between => dirty(began, flash.geometry()?),
         // What an earlier worker has begun is read again: nothing is believed of it.
@@ -202,7 +231,26 @@ fn flash(job: &Job, mut target: Target) -> Result<FlashReport, Error> {
     };
     let mut report = flash.apply(&mut prepared, &dirty, None)?;
     report.disk = target.path.display().to_string();
-    Ok(report)
+    let kept = keep_identity(disk, &target)?;
+    Ok((report, kept))
+}
+
+/// Puts into the new root what the node keeps, if it keeps anything.
+fn keep_identity(disk: RealDisk, target: &Target) -> Result<Kept, Error> {
+    let mut bundle = match File::open(crate::IDENTITY) {
+        Ok(bundle) => bundle,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Kept::default()),
+        Err(error) => return Err(identity::Error::Bundle(error).into()),
+    };
+    // The disk boots from here on. What it boots is not yet this node.
+    mark(UNFINISHED, "")?;
+    disk.reread_partitions().map_err(|source| Error::Partitions { disk: target.path.clone(), source })?;
+    // Whole disk and partition are not held at once.
+    drop(disk);
+    let kept = new_root::with(target, |root| identity::put(&mut bundle, root))??;
+    say(&format!("{} files are kept of the old root", kept.files.len()));
+    unmark(UNFINISHED)?;
+    Ok(kept)
 }
 
 /// What has to be read again of a disk that no worker has written to yet.
@@ -236,8 +284,9 @@ fn undo(job: &Job, mut target: Target) -> Result<UndoReport, Error> {
     };
     let watch = Said::default();
     let undo = Undo { disk: &disk, medium, found: &found, image: &image, workers: flash::WORKERS, watch: &watch };
-    mark_writing(&target)?;
+    mark(WRITING, &target.path.display().to_string())?;
     let mut report = undo.run()?;
+    unmark(UNFINISHED)?;
     report.disk = target.path.display().to_string();
     Ok(report)
 }
@@ -254,10 +303,19 @@ pub fn is_between(target: &Target) -> bool {
     crate::init::does_boot(&target.path) == Some(false)
 }
 
-/// Tells PID 1 which disk may be written to from now on.
-fn mark_writing(target: &Target) -> Result<(), Error> {
-    let path = Path::new(crate::RUN).join(WRITING);
-    fs::write(&path, target.path.display().to_string()).map_err(|source| Error::Write { path, source })
+/// Tells PID 1 something: which disk may be written to from now on, or that it is not finished.
+fn mark(name: &str, text: &str) -> Result<(), Error> {
+    let path = Path::new(crate::RUN).join(name);
+    fs::write(&path, text).map_err(|source| Error::Write { path, source })
+}
+
+/// Takes that back.
+fn unmark(name: &str) -> Result<(), Error> {
+    let path = Path::new(crate::RUN).join(name);
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::Write { path, source }),
+        _ => Ok(()),
+    }
 }
 
 /// Says on standard error how far a flash is, a line every few seconds.

@@ -72,6 +72,13 @@ impl Versions {
     }
 }
 
+/// What makes the node itself for those who know it.
+fn identity(machine: &mut Machine) -> String {
+    let command = "cat /etc/machine-id /etc/hostname; hostname; stat -c '%a %U %n' /etc/ssh/ssh_host_*; \
+                   sha256sum /etc/ssh/ssh_host_* /root/.ssh/authorized_keys";
+    machine.sh(command).expect("an answer")
+}
+
 fn version(machine: &mut Machine) -> String {
     machine.sh("cat /etc/version").expect("an answer")
 }
@@ -105,7 +112,8 @@ fn upgrade(versions: &Versions, machine: &mut Machine) -> Duration {
 fn a_debian_becomes_the_next_version_in_place_and_comes_back() {
     let versions = Versions::make();
     let mut machine = versions.machine("upgrade-takeover");
-    machine.sh("echo precious >/data/precious; sync").expect("written");
+    machine.sh("echo precious >/data/precious; echo node7 >/etc/hostname; hostname node7; sync").expect("written");
+    let known_as = identity(&mut machine);
     say(&versions.on(&mut machine, "preflight debian@2", UP));
     let begin = Instant::now();
     say(&versions.on(&mut machine, "prepare debian@2", PREPARED));
@@ -117,6 +125,8 @@ fn a_debian_becomes_the_next_version_in_place_and_comes_back() {
     say(&format!("in the new OS {seconds:.1} s after the node went down"));
     assert_eq!(version(&mut machine), "2");
     assert_eq!(machine.sh("cat /data/precious").expect("an answer"), "precious");
+    assert_eq!(identity(&mut machine), known_as, "it is the same node");
+    say(&status(&mut machine, "kept of the old root: /etc/machine-id"));
     say(&status(&mut machine, "passed its trial"));
     let log = machine.sh("cat /data/keepstate/imager.log").expect("an answer");
     say(&log);

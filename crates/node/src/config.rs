@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::identity;
 
 /// Where it stands.
 pub const PATH: &str = "/etc/keepstate/node.toml";
@@ -28,6 +29,9 @@ pub struct Config {
     /// Directory of hooks.
     #[serde(default = "hooks")]
     pub hooks: PathBuf,
+    /// What the node keeps of itself.
+    #[serde(default)]
+    pub identity: identity::Settings,
     /// What the new OS has to show before it is committed.
     #[serde(default)]
     pub trial: Trial,
@@ -75,6 +79,9 @@ impl Config {
         if !config.place.is_absolute() {
             return wrong("place has to be an absolute path");
         }
+        if let Some(why) = config.identity.wrong() {
+            return wrong(&why);
+        }
         if config.trial.deadline_seconds == 0 {
             return wrong("a trial without any time cannot succeed: deadline-seconds has to be above zero");
         }
@@ -113,6 +120,8 @@ mod tests {
             ("place = '/data'\nplcae = 1", "plcae"),
             ("place = '/data'\n[trial]\ndeadline-seconds = 0", "above zero"),
             ("place = '/data'\n[trial]\nports = [99999]", "ports"),
+            ("place = '/data'\n[identity]\nfiles = ['etc/x']", "identity.files"),
+            ("place = '/data'\n[identity.items]\nhostnam = 'keep'", "hostnam"),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(says), "{text:?}: {error}");

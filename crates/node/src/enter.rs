@@ -14,6 +14,7 @@ use steps::Failure;
 
 use crate::environment::Environment;
 use crate::error::{Error, Result};
+use crate::identity::Bundle;
 use crate::place::Place;
 use crate::record::Record;
 
@@ -21,6 +22,8 @@ use crate::record::Record;
 pub const PROGRAM: &str = "/proc/self/exe";
 /// Name of the file with the certificates that the node believes, beside the job.
 const CERTIFICATES: &str = "certificates.pem";
+/// Name of the file with what the node keeps, as [`imager::IDENTITY`] has it.
+const IDENTITY: &str = "identity.tar";
 /// How long the imager may take before the first write: finding disks and reading one again.
 const DEADLINE_SECONDS: u64 = 30 * 60;
 
@@ -73,13 +76,15 @@ fn certificates() -> Option<PathBuf> {
 }
 
 /// Puts program and job where systemd hands over to them at the end of its shutdown. Changes nothing on any disk.
-pub fn arm(job: &Job) -> Result<()> {
+pub fn arm(job: &Job, identity: &Bundle) -> Result<()> {
     let job = Source::Bytes(job.to_bytes());
     let name = imager::JOB.rsplit('/').next().unwrap_or_default();
     // The kernel stays the same, and has loaded what this machine needs.
     let modules = Modules::default();
     let certificates = certificates().map(|path| (CERTIFICATES.to_owned(), Source::File(path)));
-    let files = std::iter::once((name.to_owned(), job)).chain(certificates).collect();
+    let identity =
+        (!identity.archive.is_empty()).then(|| (IDENTITY.to_owned(), Source::Bytes(identity.archive.clone())));
+    let files = std::iter::once((name.to_owned(), job)).chain(certificates).chain(identity).collect();
     let parts = Parts { binary: PROGRAM.into(), job: files, modules: &modules };
     Ok(Takeover::new(&Host::here()).put(&parts.for_takeover()?)?)
 }

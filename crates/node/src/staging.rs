@@ -24,6 +24,8 @@ impl Staging<'_> {
     /// Compares, logs and stages all of it. From before the first byte is read, what is written to the disk is traced.
     pub(crate) fn prepare(&mut self) -> Result<Prepared> {
         self.trace()?;
+        // Makes its directory, too.
+        drop(open_stage(&self.place.stage())?);
         self.opened.copy_documents(&self.place.stage())?;
         self.with(|flash: &Flash<'_>, keep| Flash::prepare(flash, keep))
     }

@@ -13,6 +13,7 @@ use steps::{Failure, Journal, What};
 
 use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
+use crate::identity::Bundle;
 use crate::node::Node;
 use crate::record::Record;
 use crate::state::{State, step};
@@ -91,9 +92,15 @@ impl Node {
             return Ok(state);
         }
         let (step, what, text) = match ending {
-            Some(Ending { done: true, task: Task::Flash, flash, seconds, .. }) if state == State::Entering => {
+            Some(Ending { done: true, task: Task::Flash, flash, seconds, kept, left_out, .. })
+                if state == State::Entering =>
+            {
                 let written = flash.map_or(0, |report| report.bytes.written + report.bytes.zeroed);
-                (step::FLASH, What::Done, Some(format!("{} MiB in {seconds:.1} s", written >> 20)))
+                let flashed = format!("{} MiB in {seconds:.1} s", written >> 20);
+                let kept = (!kept.is_empty()).then(|| format!("kept of the old root: {}", kept.join(" ")));
+                let left_out = left_out.iter().map(|why| format!("not kept: {why}"));
+                let lines: Vec<_> = std::iter::once(flashed).chain(kept).chain(left_out).collect();
+                (step::FLASH, What::Done, Some(lines.join("\n")))
             }
             // The imager could not finish, and put the old disk back by itself; or was asked to.
             Some(Ending { done: true, task: Task::Undo, seconds, .. }) => {
@@ -173,7 +180,8 @@ impl Node {
         self.place.forget_ending()?;
         let environment = environment::recall(&self.place.environment())?;
         let job = enter::job(Task::Undo, record, &self.place, environment)?;
-        enter::arm(&job)?;
+        // The old root has what the node kept.
+        enter::arm(&job, &Bundle::default())?;
         enter::restart().map_err(|failure| Error::Refused(failure.why))?;
         self.note(step::ROLL_BACK, What::Done, self.machine.boot_id())
     }

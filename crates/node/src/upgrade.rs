@@ -20,7 +20,7 @@ use crate::preflight::{self, DataOwner, Facts, Finding, RootDisk};
 use crate::record::{FORMAT, Record};
 use crate::staging::Staging;
 use crate::state::{State, step};
-use crate::{enter, environment};
+use crate::{enter, environment, identity, names};
 
 /// What the steps of an upgrade share.
 struct Under {
@@ -94,8 +94,10 @@ impl Node {
                 let (place, environment) = (&under.node.place, environment::here());
                 environment::remember(&environment, &place.environment()).map_err(last)?;
                 let job = enter::job(Task::Flash, &under.record, place, environment).map_err(last)?;
-                enter::arm(&job).map_err(last)?;
-                Ok(None)
+                let kept = identity::collect(&under.node.config.identity, Path::new("/"))
+                    .map_err(|error| Failure::last(format!("collecting what the node keeps of itself: {error}")))?;
+                enter::arm(&job, &kept).map_err(last)?;
+                Ok(Some(format!("{} files of the old root are kept", kept.files.len())))
             })
             .probed(|_| false)
             .reverted(|_| enter::disarm().map_err(last)),
@@ -195,12 +197,7 @@ fn undrain(under: &mut Under) -> Result<(), Failure> {
 /// Owners of a data directory and of what stands directly in it.
 fn data_owners(path: &Path) -> Vec<DataOwner> {
     use std::os::unix::fs::MetadataExt;
-    let names = |table: &str, number: u32| {
-        let text = fs::read_to_string(table).unwrap_or_default();
-        let mut lines = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
-        let line = lines.find(|fields| fields.get(2).is_some_and(|field| field.parse() == Ok(number)))?;
-        line.first().map(ToString::to_string)
-    };
+    let names = |table: &str, number: u32| names::of(&fs::read_to_string(table).unwrap_or_default(), number);
     let inside = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut owners: Vec<DataOwner> = Vec::new();
     for path in std::iter::once(path.to_owned()).chain(inside) {

@@ -11,6 +11,7 @@ mod identity;
 mod name;
 mod refusal;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use model::Manifest;
@@ -125,6 +126,18 @@ impl Target {
     /// The disk's number, major and minor, as the kernel writes it: `254:0`. A file has none.
     pub fn number(&self) -> Option<&str> {
         self.device.as_ref().map(|device| device.number.as_str())
+    }
+
+    /// Its partitions as the kernel knows them now, each with the filesystem in it.
+    pub fn partitions(&self) -> Vec<(PathBuf, Option<Filesystem>)> {
+        let roots = Roots::here();
+        let partitions = self.device.iter().flat_map(Device::partitions).map(|device| roots.node(&device));
+        partitions
+            .map(|path| {
+                let contents = File::open(&path).and_then(|file| Contents::read(&file)).unwrap_or_default();
+                (path, contents.filesystems.into_iter().next())
+            })
+            .collect()
     }
 
     /// Finds the one disk that has the name. Nothing is refused yet for being in use.
