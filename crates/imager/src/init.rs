@@ -14,7 +14,7 @@ use crate::console::{self, Console};
 use crate::job::{Job, Task};
 use crate::leave::{self, Verb};
 use crate::supervise::{Course, Disk, Ended, Next};
-use crate::worker::{UNFINISHED, WRITING, chain};
+use crate::worker::{ENTERED, UNFINISHED, WRITING, chain, wall_clock};
 use crate::{JOB, RUN, WORKER, mounts};
 
 /// Between two tries: what failed because something was not ready may be ready then.
@@ -32,6 +32,8 @@ pub fn run() -> ! {
     // What an earlier user of the name left there is nothing to us.
     let _ = fs::remove_dir_all(RUN);
     let _ = fs::create_dir_all(RUN);
+    // A moment that the worker cannot know; if it cannot be kept, a report lacks a number.
+    let _ = fs::write(Path::new(RUN).join(ENTERED), wall_clock().to_string());
     let console = Arc::new(Console::open(Path::new("/dev/console"), Path::new(RUN)));
     console.take_over();
     for (doing, result) in [("closing what was inherited", closed), ("mounting the kernel's filesystems", mounted)] {

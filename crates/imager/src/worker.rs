@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flash::log::{Contents, Purpose};
 use flash::place::open_stage_existing;
@@ -27,6 +27,8 @@ use crate::{identity, mounts, network, new_root};
 const DISKS_SECONDS: u64 = 60;
 /// Name of the file in [`crate::RUN`] that names the disk while it may be written to.
 pub const WRITING: &str = "writing";
+/// Name of the file in [`crate::RUN`] that says when PID 1 began, by the wall clock.
+pub const ENTERED: &str = "entered";
 /// Name of the file in [`crate::RUN`] that is there while the disk boots and does not hold yet what the node keeps.
 pub const UNFINISHED: &str = "unfinished";
 /// Name of the file in the job's results that says how it ended.
@@ -48,6 +50,12 @@ pub struct Ending {
     pub why: Option<String>,
     /// Seconds that the worker took.
     pub seconds: f64,
+    /// When PID 1 began, in seconds of the wall clock.
+    #[serde(default)]
+    pub entered: f64,
+    /// When this was written.
+    #[serde(default)]
+    pub ended: f64,
     /// What the flash did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flash: Option<FlashReport>,
@@ -132,7 +140,9 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
     }
     new_root::release();
     let target = wait_for_disk(&job)?;
+    say(&format!("the root disk is {}", target.path.display()));
     mount_all(&job)?;
+    say("what the job names is mounted");
     let mut ending = Ending {
         format: 1,
         upgrade: job.upgrade.clone(),
@@ -140,6 +150,11 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
         done: false,
         why: None,
         seconds: 0.0,
+        entered: fs::read_to_string(Path::new(crate::RUN).join(ENTERED))
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0.0),
+        ended: 0.0,
         flash: None,
         undo: None,
         kept: Vec::new(),
@@ -154,9 +169,15 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
     ending.done = result.is_ok();
     ending.why = result.as_ref().err().map(|error| chain(error));
     ending.seconds = begin.elapsed().as_secs_f64();
+    ending.ended = wall_clock();
     let path = job.results.join(RESULT);
     let bytes = serde_json::to_vec_pretty(&ending).expect("an ending has only string keys");
     result.and(sys::replace_file(&path, &bytes).map_err(|source| Error::Write { path, source }))
+}
+
+/// Seconds of the wall clock, as the machine has it.
+pub fn wall_clock() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// An error and its causes in one line.
@@ -223,6 +244,7 @@ fn flash(job: &Job, mut target: Target) -> Result<(FlashReport, Kept), Error> {
     let watch = Said::default();
     let flash = Flash { disk: &disk, image: &opened.image, workers: flash::WORKERS, watch: &watch };
     let mut prepared = flash.reopen(&keep)?;
+    say("the stage is read");
     mark(WRITING, &target.path.display().to_string())?;
     let dirty = match &job.trace {
         Some(began) if !is_between => dirty(began, flash.geometry()?),

@@ -20,15 +20,19 @@
 //! For development only: nothing that is delivered uses it. Its tests need QEMU and root, and are run by `./test`.
 
 pub mod bake;
+pub mod client;
 pub mod error;
 pub mod http;
 pub mod machine;
 mod run;
 pub mod tools;
 pub mod tree;
+pub mod versions;
 
 pub use bake::{Baker, Boot, Options};
+pub use client::{Client, Session};
 pub use error::{Error, Result};
 pub use machine::{Answer, Bus, Disk, Failing, Fault, Firmware, Machine};
 pub use run::say;
 pub use tree::{Recipe, Tree};
+pub use versions::Versions;

@@ -1,75 +1,37 @@
-//! A real server changes its OS in place, and comes back.
+//! A real server with a database changes its OS in place, and comes back.
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use lab::http::Server;
-use lab::{Baker, Disk, Machine, Options, Recipe, say};
+use lab::{Client, Disk, Machine, Options, Recipe, Session, Versions, say, versions};
 
 /// Five times what it takes on an idle machine.
 const UP: Duration = Duration::from_mins(3);
 /// Preparing hashes the whole disk, in emulation.
 const PREPARED: Duration = Duration::from_mins(8);
 
-/// Two versions of the small Debian with our agent, the second built onto the first; and a store that holds both.
-struct Versions {
-    v1: PathBuf,
-    store: Server,
-    _folder: tempfile::TempDir,
+fn debian(version: u32) -> Recipe {
+    Recipe::debian(version).with("postgresql").with("openssh-server")
 }
 
-impl Versions {
-    fn make() -> Self {
-        let baker = Baker::portable().expect("a baker");
-        let agent = Options { more: vec!["--with-agent".into()], ..Options::debian() };
-        let v1 = baker.bake(&Recipe::debian(1).tree().expect("a tree"), &agent).expect("a disk");
-        let onto = Options { onto: Some(v1.clone()), ..agent };
-        let v2 = baker.bake(&Recipe::debian(2).tree().expect("a tree"), &onto).expect("a disk");
-        let folder = tempfile::tempdir().expect("a directory");
-        let run = |line: &str| {
-            let mut command = Command::new(baker.binary());
-            let output = command.args(line.split_whitespace()).current_dir(folder.path()).output().expect("it runs");
-            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-        };
-        run("key new -o ci");
-        for (version, disk) in [(1, &v1), (2, &v2)] {
-            run(&format!(
-                "image pack {} -o out --name debian --version {version} --level 1 --sign ci.key",
-                disk.display()
-            ));
-            run(&format!(
-                "image publish out/debian@{version} --store {} --sign ci.key",
-                folder.path().join("store").display()
-            ));
-        }
-        let store = Server::start(&folder.path().join("store")).expect("a server");
-        fs::copy(folder.path().join("ci.pub"), folder.path().join("store/ci.pub")).expect("a key");
-        Self { v1, store, _folder: folder }
-    }
+fn versions() -> Versions {
+    Versions::make("debian", [&debian(1), &debian(2)], &Options::debian()).expect("two versions")
+}
 
-    /// A machine that runs version 1.
-    fn machine(&self, name: &str) -> Machine {
-        let data = Disk::ext4("data", 1 << 30, "data");
-        let mut machine =
-            Machine::new(name).expect("a machine").memory_mib(1024).disk(Disk::image("root", &self.v1)).disk(data);
-        machine.power_on().expect("on");
-        machine.wait_until_up(UP).expect("up");
-        machine
-            .sh_within("until mountpoint -q /data; do systemctl start data.mount; sleep 1; done", UP)
-            .expect("mounted");
-        machine
-    }
-
-    /// A command on the node that needs the image.
-    fn on(&self, machine: &mut Machine, command: &str, within: Duration) -> String {
-        let store = self.store.url_for_guests();
-        let line = format!(
-            "KEEPSTATE_ALLOW_HTTP=1 KEEPSTATE_STORE={store} keepstate node {command} --insecure --progress none"
-        );
-        machine.sh_within(&line, within).expect("it does as it is told")
-    }
+/// A machine that runs version 1, with a database on its data disk.
+fn server(versions: &Versions, name: &str) -> Machine {
+    let data = debian(1).data().expect("data");
+    let mut machine = Machine::new(name)
+        .expect("a machine")
+        .memory_mib(1024)
+        .forward(5432)
+        .forward(22)
+        .disk(Disk::image("root", &versions.v1))
+        .disk(Disk::ext4_of("data", 1 << 30, "data", &data.root));
+    machine.power_on().expect("on");
+    machine.wait_until_up(UP).expect("up");
+    versions.trust(&mut machine).expect("a key");
+    machine
 }
 
 /// What makes the node itself for those who know it.
@@ -96,49 +58,98 @@ fn status(machine: &mut Machine, has: &str) -> String {
     }
 }
 
-/// Restarts into the imager, and waits until an OS is up again, whichever.
-fn upgrade(versions: &Versions, machine: &mut Machine) -> Duration {
+/// Does what restarts the machine, and waits for the OS that comes then.
+fn through_a_restart(machine: &mut Machine, command: &str) {
     let boot_id = machine.boot_id().expect("a boot id");
-    versions.on(machine, "upgrade debian@2 --yes", PREPARED);
-    let begin = Instant::now();
+    machine.sh_within(command, PREPARED).expect("it does as it is told");
     machine.wait_for_other_boot(&boot_id, PREPARED).expect("another boot");
-    begin.elapsed()
 }
 
-/// What the old OS wrote after `prepare`, over what it had in common with the new one, has to be fetched: once from a store
-/// that does not answer, which is found out before the first write; then from one that does.
+fn rows(port: u16) -> u64 {
+    let begin = Instant::now();
+    loop {
+        let answer = Session::connect(port).and_then(|mut session| session.ask("select count(*) from beats"));
+        match answer {
+            Ok(rows) => return rows.expect("a row").parse().expect("a number"),
+            Err(error) => assert!(begin.elapsed() < UP, "the database does not answer: {error}"),
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]
 fn a_debian_becomes_the_next_version_in_place_and_comes_back() {
-    let versions = Versions::make();
-    let mut machine = versions.machine("upgrade-takeover");
-    machine.sh("echo precious >/data/precious; echo node7 >/etc/hostname; hostname node7; sync").expect("written");
+    let versions = versions();
+    let mut machine = server(&versions, "upgrade-takeover");
+    machine.sh("echo node7 >/etc/hostname; hostname node7; touch /data/prove; sync").expect("written");
     let known_as = identity(&mut machine);
-    say(&versions.on(&mut machine, "preflight debian@2", UP));
+    let port = machine.port(5432).expect("a port");
+    let client = Client::start(port);
+    assert!(client.wait_for_answer(UP), "the database answers");
+
+    say(&machine.sh_within(&versions.command("preflight", 2), UP).expect("nothing is in the way"));
     let begin = Instant::now();
-    say(&versions.on(&mut machine, "prepare debian@2", PREPARED));
+    say(&machine.sh_within(&versions.command("prepare", 2), PREPARED).expect("prepared"));
     say(&format!("prepared in {:.1} s", begin.elapsed().as_secs_f64()));
-    assert!(machine.sh("keepstate node status").expect("an answer").contains("prepared; the node serves"));
+    assert!(client.longest_outage(begin).is_none(), "it serves meanwhile");
     assert_eq!(version(&mut machine), "1", "prepared, it is still the old one");
 
-    let seconds = upgrade(&versions, &mut machine).as_secs_f64();
-    say(&format!("in the new OS {seconds:.1} s after the node went down"));
+    let begin = Instant::now();
+    through_a_restart(&mut machine, &format!("{} --yes", versions.command("upgrade", 2)));
     assert_eq!(version(&mut machine), "2");
-    assert_eq!(machine.sh("cat /data/precious").expect("an answer"), "precious");
+    let status_now = status(&mut machine, "passed its trial");
+    say(&status_now);
+    say(&machine.sh("cat /data/keepstate/imager.log").expect("an answer"));
+    assert!(client.wait_for_answer(UP), "the database answers again");
+    let (from, to) = client.longest_outage(begin).expect("an outage");
+    say(&format!("the database did not answer for {:.1} s", (to - from).as_secs_f64()));
+    assert!(status_now.contains("kept of the old root: /etc/machine-id"), "{status_now}");
     assert_eq!(identity(&mut machine), known_as, "it is the same node");
-    say(&status(&mut machine, "kept of the old root: /etc/machine-id"));
-    say(&status(&mut machine, "passed its trial"));
-    let log = machine.sh("cat /data/keepstate/imager.log").expect("an answer");
-    say(&log);
-    assert!(log.contains("the old root is free") && !log.contains("network: "), "{log}");
+    let proof = "test -s /data/digest.stop && cmp /data/digest.stop /data/digest.start";
+    machine.sh(proof).expect("every data file is at the start what it was at the stop");
+    assert!(rows(port) >= client.answers(), "no row is lost that was promised");
 
     // The trial OS fills its disk with what must not be left when the old one comes back.
     machine.sh_within("dd if=/dev/urandom of=/junk bs=1M count=64 conv=fsync 2>&1", UP).expect("junk");
-    let boot_id = machine.boot_id().expect("a boot id");
-    machine.sh("keepstate node rollback --yes").expect("told");
-    machine.wait_for_other_boot(&boot_id, PREPARED).expect("another boot");
+    through_a_restart(&mut machine, "keepstate node rollback --yes");
     assert_eq!(version(&mut machine), "1", "the old OS is back");
     assert!(machine.try_sh("test -e /junk", UP).expect("an answer").code != 0, "and the junk is gone");
-    assert_eq!(machine.sh("cat /data/precious").expect("an answer"), "precious");
+    assert_eq!(identity(&mut machine), known_as, "and it is still the same node");
     say(&status(&mut machine, "rolled back"));
+    assert!(rows(port) >= client.answers(), "no row is lost that was promised");
+}
+
+/// With nothing kept, the disk is the image: read from outside, before it boots for the first time.
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn the_flashed_disk_is_the_image_byte_for_byte() {
+    let tiny = [&Recipe::debian(1), &Recipe::debian(2)];
+    let versions = Versions::make("debian", tiny, &Options::debian()).expect("two versions");
+    let mut machine = Machine::new("upgrade-exact")
+        .expect("a machine")
+        .memory_mib(512)
+        // What would be a restart ends the machine: nothing boots before the disk is read.
+        .arguments(&["-action", "reboot=shutdown"])
+        .disk(Disk::image("root", &versions.v1))
+        .disk(Disk::ext4("data", 512 << 20, "data"));
+    machine.power_on().expect("on");
+    machine.wait_until_up(UP).expect("up");
+    versions.trust(&mut machine).expect("a key");
+    machine.sh_within("until mountpoint -q /data; do systemctl start data.mount; sleep 1; done", UP).expect("mounted");
+    let fresh = "printf '[identity]\\npolicy = \"fresh\"\\n' >>/etc/keepstate/node.toml";
+    machine.sh(fresh).expect("configured");
+    machine.sh_within(&format!("{} --yes", versions.command("upgrade", 2)), PREPARED).expect("under way");
+    machine.wait_for_power_off(PREPARED).expect("the imager leaves");
+    let root = machine.folder().join("root.now");
+    machine.read_disk("root", &root).expect("read");
+    assert!(versions::begins_alike(&root, &versions.v2).expect("compared"), "the disk is not the image");
+    assert!(!versions::begins_alike(&root, &versions.v1).expect("compared"), "the images do not differ");
+    let log = machine.console_log().to_owned();
+    assert!(contains(&log, "next: Leave"), "it was the imager that left");
+    std::fs::remove_file(&root).expect("removed");
+}
+
+fn contains(path: &Path, text: &str) -> bool {
+    String::from_utf8_lossy(&std::fs::read(path).expect("a log")).contains(text)
 }

@@ -18,6 +18,7 @@ pub mod identity;
 pub mod machine;
 mod names;
 pub mod node;
+pub mod outage;
 pub mod place;
 pub mod preflight;
 pub mod record;

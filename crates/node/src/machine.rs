@@ -33,6 +33,11 @@ impl Machine {
         self.text("proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned())
     }
 
+    /// Seconds since its kernel began.
+    pub fn uptime(&self) -> Option<f64> {
+        self.text("proc/uptime")?.split_whitespace().next()?.parse().ok()
+    }
+
     /// Bytes of memory that could be had without swapping.
     pub fn memory_available(&self) -> Option<u64> {
         Host::below(&self.root).memory_available().ok()
@@ -65,6 +70,7 @@ mod tests {
             ("proc/meminfo", "MemTotal: 900 kB\nMemAvailable:     512 kB\n"),
             ("proc/sys/kernel/random/boot_id", "abc\n"),
             ("etc/os-release", "NAME=\"Debian\"\nVERSION_ID='12'\n"),
+            ("proc/uptime", "12.34 20.00\n"),
             ("sys/firmware/efi/fw_platform_size", "64\n"),
         ] {
             let path = folder.path().join(path);
@@ -73,6 +79,7 @@ mod tests {
         }
         assert_eq!(machine.memory_available(), Some(512 << 10));
         assert_eq!(machine.boot_id().as_deref(), Some("abc"));
+        assert_eq!(machine.uptime(), Some(12.34));
         assert_eq!(machine.boot_mode(), BootMode::Uefi);
         assert_eq!(machine.os_release("VERSION_ID").as_deref(), Some("12"));
         assert_eq!(machine.os_release("VERSION"), None);

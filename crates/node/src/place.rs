@@ -6,6 +6,7 @@
 //! PLACE/stage/         the new content, and the image's documents
 //! PLACE/undo.log       the way back
 //! PLACE/environment.json  how the store is reached, credentials too: the way back may need it
+//! PLACE/outage.json    how long the last upgrade was away, with its parts
 //! PLACE/imager.json    how the imager's last job ended
 //! PLACE/imager.log     what the imager said
 //! ```
@@ -76,6 +77,11 @@ impl Place {
     /// How the store is reached, for as long as the way back may need it.
     pub fn environment(&self) -> PathBuf {
         self.0.join("environment.json")
+    }
+
+    /// How long the last upgrade was away.
+    pub fn outage(&self) -> PathBuf {
+        self.0.join("outage.json")
     }
 
     /// How the imager's last job ended.

@@ -23,6 +23,8 @@ pub mod step {
     pub const FLASH: &str = "flash";
     /// The new OS is judged.
     pub const TRIAL: &str = "trial";
+    /// How long the node was away.
+    pub const OUTAGE: &str = "outage";
     /// The new OS is kept.
     pub const COMMIT: &str = "commit";
     /// The old OS is called back: the imager is to undo.

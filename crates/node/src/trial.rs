@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use image::accepted::Accepted;
 use imager::job::Task;
-use imager::worker::Ending;
+use imager::worker::{Ending, wall_clock};
 use steps::{Failure, Journal, What};
 
 use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
 use crate::identity::Bundle;
 use crate::node::Node;
+use crate::outage::{self, Moments};
 use crate::record::Record;
 use crate::state::{State, step};
 use crate::{enter, environment};
@@ -130,7 +131,10 @@ impl Node {
         let end = Instant::now() + Duration::from_secs(self.config.trial.deadline_seconds);
         self.note(step::TRIAL, What::Begun, None)?;
         match self.judge(record, end) {
-            Ok(said) => self.note(step::TRIAL, What::Done, Some(said))?,
+            Ok(said) => {
+                self.note(step::TRIAL, What::Done, Some(said))?;
+                self.note_outage()?;
+            }
             Err(failure) => {
                 self.note(step::TRIAL, What::Failed, Some(failure.why.clone()))?;
                 self.call_back(record, &failure.why)?;
@@ -142,6 +146,29 @@ impl Node {
         }
         self.keep(record)?;
         Ok(Came::Committed)
+    }
+
+    /// Says how long the node was away, where all moments are known.
+    fn note_outage(&self) -> Result<()> {
+        let journal = self.journal()?;
+        let time = |step, what| {
+            let entry = journal.entries().iter().rev().find(|entry| entry.step == step && entry.what == what)?;
+            Some(entry.time.as_millisecond() as f64 / 1e3)
+        };
+        let moments = || {
+            let ending = self.ending().ok().flatten()?;
+            Some(Moments {
+                ordered: time(step::ENTER, What::Begun)?,
+                entered: ending.entered,
+                left: ending.ended,
+                booted: wall_clock() - self.machine.uptime()?,
+                started: time(step::TRIAL, What::Begun)?,
+                passed: time(step::TRIAL, What::Done)?,
+            })
+        };
+        let Some(outage) = moments().map(Moments::outage) else { return Ok(()) };
+        outage::write(&outage, &self.place.outage())?;
+        self.note(step::OUTAGE, What::Noted, Some(outage.to_string()))
     }
 
     /// First the OS with the datastore stopped, then the datastore.

@@ -16,6 +16,7 @@ use steps::{Course, Failure, Step};
 use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
 use crate::node::Node;
+use crate::outage::{self, Outage, Started};
 use crate::preflight::{self, DataOwner, Facts, Finding, RootDisk};
 use crate::record::{FORMAT, Record};
 use crate::staging::Staging;
@@ -70,14 +71,18 @@ impl Node {
     }
 
     /// Stages and logs everything, and predicts. The node serves meanwhile, and a reboot notices nothing.
-    pub fn prepare(&self, opened: Opened, watch: Box<dyn Watch>) -> Result<FlashPlan> {
+    ///
+    /// Gives what the flash will do, and the outage that it will be.
+    pub fn prepare(&self, opened: Opened, watch: Box<dyn Watch>) -> Result<(FlashPlan, Outage)> {
         let mut under = self.begin(opened, watch)?;
         Course::new(vec![prepare_step()]).run(&mut under, &mut self.journal()?)?;
         // Prepared in an earlier run, it is compared again: what was staged is there already.
-        match under.plan {
-            Some(plan) => Ok(plan),
-            None => Ok(under.staging().prepare()?.plan()),
-        }
+        let plan = match under.plan.take() {
+            Some(plan) => plan,
+            None => under.staging().prepare()?.plan(),
+        };
+        let outage = outage::predict(plan.apply_seconds, outage::read(&self.place.outage()).as_ref(), Started::ask());
+        Ok((plan, outage))
     }
 
     /// Does everything up to the restart into the imager. When this returns, the OS is going down.

@@ -6,6 +6,7 @@ use anyhow::Result;
 use image::Opened;
 use indicatif::HumanBytes;
 use node::node::Status;
+use node::outage::Outage;
 use node::trial::Came;
 use node::{Config, Node};
 use steps::What;
@@ -90,6 +91,13 @@ impl ImageToTake {
     }
 }
 
+/// What `prepare` says.
+#[derive(serde::Serialize)]
+struct Prepared<'a> {
+    flash: &'a model::report::FlashPlan,
+    outage: Outage,
+}
+
 /// Shows a flash's progress for as long as it lasts.
 struct Shown(Progress);
 
@@ -115,8 +123,11 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
     match &args.command {
         Command::Preflight(take) => preflight(&node, &take.open(&node.config)?, output),
         Command::Prepare(take) => {
-            let plan = node.prepare(take.open(&node.config)?, Box::new(Shown(output.progress())))?;
-            output.print(&plan, || super::flash::show::plan(&take.image, "the root disk", &plan))
+            let (plan, outage) = node.prepare(take.open(&node.config)?, Box::new(Shown(output.progress())))?;
+            output.print(&Prepared { flash: &plan, outage }, || {
+                let flash = super::flash::show::plan(&take.image, "the root disk", &plan);
+                format!("{flash}The node will be away for some {outage}.\n")
+            })
         }
         Command::Upgrade(Upgrade { take, sure }) => {
             let opened = take.open(&node.config)?;

@@ -36,8 +36,8 @@ enum Content {
     Blank,
     /// What an image holds, which itself is never written to.
     Image(PathBuf),
-    /// An ext4 filesystem on the whole disk, with this label.
-    Ext4(String),
+    /// An ext4 filesystem on the whole disk, with this label, and with what a directory holds.
+    Ext4(String, Option<PathBuf>),
     /// This very file.
     File(PathBuf),
 }
@@ -81,7 +81,12 @@ impl Disk {
 
     /// A disk of `size` bytes with an ext4 filesystem on the whole of it; a data disk is found by `label`.
     pub fn ext4(serial: &str, size: u64, label: &str) -> Self {
-        Self::new(serial, Content::Ext4(label.into()), Some(size))
+        Self::new(serial, Content::Ext4(label.into(), None), Some(size))
+    }
+
+    /// The same, with a copy of what `tree` holds, owners and all.
+    pub fn ext4_of(serial: &str, size: u64, label: &str, tree: &Path) -> Self {
+        Self::new(serial, Content::Ext4(label.into(), Some(tree.into())), Some(size))
     }
 
     /// The raw file at `path` itself: what the guest writes stands in it afterwards.
@@ -162,13 +167,16 @@ impl Disk {
                 create(Some(&image), self.size)
             }
             Content::File(_) => Err(Error::Senseless(format!("there is no disk {}", path.display()))),
-            Content::Ext4(label) => {
+            Content::Ext4(label, tree) => {
                 tools::need(&tools::FILESYSTEM)?;
                 // A filesystem is made in a raw file, which the disk then stands on as on any image.
                 let raw = folder.join(format!("{}.raw", self.serial));
                 let file = File::create(&raw).map_err(io("making", raw.display()))?;
                 file.set_len(self.size.unwrap_or_default()).map_err(io("sizing", raw.display()))?;
                 let mut mke2fs = run::command("mke2fs", ["-q", "-F", "-t", "ext4", "-L", label]);
+                if let Some(tree) = tree {
+                    mke2fs.arg("-d").arg(tree);
+                }
                 run::output(mke2fs.args(["-E", "lazy_itable_init=1"]).arg(&raw))?;
                 create(Some(&raw.canonicalize().map_err(io("looking for", raw.display()))?), self.size)
             }

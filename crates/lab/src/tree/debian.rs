@@ -15,6 +15,7 @@ const NETWORK: &str = "[Match]\nName=en* eth*\n[Network]\nDHCP=ipv4\nLinkLocalAd
 /// Found by its label; a machine without a data disk waits for it a little.
 const DATA: &str = "[Mount]\nWhat=/dev/disk/by-label/data\nWhere=/data\n[Install]\nWantedBy=multi-user.target\n";
 /// What becomes of an upgrade stands on the data disk; a test decides itself when it is kept.
+pub(super) const NODE_PATH: &str = "etc/keepstate/node.toml";
 const NODE: &str = "place = \"/data/keepstate\"\ndata = [\"/data\"]\n[trial]\ndeadline-seconds = 120\ncommit = false\n";
 /// A person at the console is root: nobody else is there.
 const LOGIN: &str = "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --noclear %I linux\n";
@@ -69,7 +70,7 @@ fn own(root: &Path) -> Result<()> {
         ("etc/systemd/system/data.mount", DATA),
         ("etc/systemd/system/dev-disk-by\\x2dlabel-data.device.d/wait.conf", "[Unit]\nJobRunningTimeoutSec=30\n"),
         ("etc/systemd/network/80-lab.network", NETWORK),
-        ("etc/keepstate/node.toml", NODE),
+        (NODE_PATH, NODE),
         ("etc/systemd/system/lab-control-shell.service", include_str!("../../recipes/debian/control-shell.service")),
         ("etc/systemd/system/lab-ready.service", include_str!("../../recipes/debian/ready.service")),
         ("etc/systemd/system/serial-getty@ttyS0.service.d/login.conf", LOGIN),
@@ -133,7 +134,7 @@ pub(super) fn derive(version: u32, base: &Path, key: &str, root: &Path) -> Resul
 }
 
 /// Makes a link, and the folder that it stands in.
-fn link(target: &str, path: &Path) -> Result<()> {
+pub(super) fn link(target: &str, path: &Path) -> Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(io("making", parent.display()))?;
     }

@@ -1,6 +1,7 @@
 //! Root trees of small real systems, made once and kept in the user's cache.
 
 mod archive;
+mod database;
 mod debian;
 mod initramfs;
 mod modules;
@@ -30,8 +31,9 @@ const TINY: [&str; 10] = [
     PACKAGES_BY,
 ];
 /// What is made of Debian's.
-const DEBIAN: [&str; 5] = [
+const DEBIAN: [&str; 6] = [
     include_str!("debian.rs"),
+    include_str!("database.rs"),
     include_str!("../../recipes/debian/control-shell.service"),
     include_str!("../../recipes/debian/ready.service"),
     include_str!("../../recipes/tiny/control-shell"),
@@ -87,6 +89,19 @@ impl Recipe {
         self
     }
 
+    /// What the data disk of a Debian with `postgresql` holds at first: an empty cluster.
+    pub fn data(&self) -> Result<Tree> {
+        let packages = debian::packages(&self.packages);
+        if !packages.contains(&database::PACKAGE) {
+            return Err(Error::Senseless(format!("without the package {} there are no data", database::PACKAGE)));
+        }
+        let base = [&[PACKAGES_BY], packages.as_slice()].concat();
+        let cache = cache()?;
+        let installed = cached(&cache, "debian-base", &base, |root| debian::install(&packages, root))?;
+        let texts = [base.as_slice(), &DEBIAN].concat();
+        cached(&cache, "debian-data", &texts, |root| database::data(&installed.root, root))
+    }
+
     /// The tree, made if the cache does not have it. The first Debian takes a minute and a half, a further version of it
     /// seconds; the first tiny one takes seven seconds.
     pub fn tree(&self) -> Result<Tree> {
@@ -110,10 +125,16 @@ impl Recipe {
                 let packages = debian::packages(&self.packages);
                 let base = [&[PACKAGES_BY], packages.as_slice()].concat();
                 let installed = cached(&cache, "debian-base", &base, |root| debian::install(&packages, root))?;
+                let has_database = packages.contains(&database::PACKAGE);
                 let key = if packages.contains(&"openssh-server") { ssh_key(&cache)? } else { String::new() };
                 let texts = [base.as_slice(), &DEBIAN, &[&version, &key]].concat();
                 cached(&cache, &format!("debian-{}", self.version), &texts, |root| {
-                    debian::derive(self.version, &installed.root, &key, root)
+                    debian::derive(self.version, &installed.root, &key, root)?;
+                    if has_database {
+                        database::own(root)?;
+                        run::write(&root.join(debian::NODE_PATH), database::NODE)?;
+                    }
+                    Ok(())
                 })
             }
         }

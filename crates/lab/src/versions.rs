@@ -1,0 +1,79 @@
+//! Two versions of a system with our agent, the second built onto the first, and a store that machines reach.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::bake::{Baker, Options};
+use crate::error::{Result, io};
+use crate::http::Server;
+use crate::tree::Recipe;
+use crate::{Machine, run};
+
+/// Two versions and a store of them.
+#[derive(Debug)]
+pub struct Versions {
+    /// The first, as a raw disk.
+    pub v1: PathBuf,
+    /// The second.
+    pub v2: PathBuf,
+    /// The web server that machines fetch them from.
+    pub store: Server,
+    name: String,
+    folder: tempfile::TempDir,
+}
+
+impl Versions {
+    /// Makes `NAME@1` and `NAME@2` of these two recipes. The store's key is at `ci.pub` of the web server.
+    pub fn make(name: &str, recipes: [&Recipe; 2], options: &Options) -> Result<Self> {
+        let baker = Baker::portable()?;
+        let with_agent = Options { more: vec!["--with-agent".into()], ..options.clone() };
+        let v1 = baker.bake(&recipes[0].tree()?, &with_agent)?;
+        let onto = Options { onto: Some(v1.clone()), ..with_agent };
+        let v2 = baker.bake(&recipes[1].tree()?, &onto)?;
+        let folder = tempfile::tempdir().map_err(io("making a directory for", name))?;
+        let store = folder.path().join("store");
+        let run = |line: &str| {
+            let mut command = run::command(&baker.binary().to_string_lossy(), line.split_whitespace());
+            run::output(command.current_dir(folder.path())).map(drop)
+        };
+        run("key new -o ci")?;
+        for (version, disk) in [(1, &v1), (2, &v2)] {
+            let pack = "--level 1 --sign ci.key";
+            run(&format!("image pack {} -o out --name {name} --version {version} {pack}", disk.display()))?;
+            run(&format!("image publish out/{name}@{version} --store {} --sign ci.key", store.display()))?;
+        }
+        let key = store.join("ci.pub");
+        fs::copy(folder.path().join("ci.pub"), &key).map_err(io("writing", key.display()))?;
+        let store = Server::start(&store)?;
+        Ok(Self { v1, v2, store, name: name.into(), folder })
+    }
+
+    /// What a command on a machine that takes version `version` is called with: `keepstate node COMMAND NAME@VERSION`.
+    pub fn command(&self, command: &str, version: u32) -> String {
+        let (store, name) = (self.store.url_for_guests(), &self.name);
+        format!(
+            "KEEPSTATE_ALLOW_HTTP=1 KEEPSTATE_STORE={store} keepstate node {command} {name}@{version} \
+             --trust /etc/keepstate/ci.pub --progress none"
+        )
+    }
+
+    /// Gives a machine the key that the images are signed with.
+    pub fn trust(&self, machine: &mut Machine) -> Result<()> {
+        let key = self.folder.path().join("ci.pub");
+        let key = fs::read(&key).map_err(io("reading", key.display()))?;
+        machine.write_file("/etc/keepstate/ci.pub", &key)
+    }
+
+    /// The directory that the store serves.
+    pub fn store_folder(&self) -> PathBuf {
+        self.folder.path().join("store")
+    }
+}
+
+/// Whether two files hold the same bytes; the length of the shorter counts.
+pub fn begins_alike(one: &Path, other: &Path) -> Result<bool> {
+    let size = |path: &Path| fs::metadata(path).map(|data| data.len()).map_err(io("looking at", path.display()));
+    let length = size(one)?.min(size(other)?);
+    let mut cmp = run::command("cmp", ["--silent", "--bytes", &length.to_string()]);
+    Ok(cmp.arg(one).arg(other).status().map_err(io("running cmp for", one.display()))?.success())
+}
