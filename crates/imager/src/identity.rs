@@ -61,7 +61,7 @@ pub fn put(bundle: &mut dyn Read, root: &Path) -> Result<Kept, Error> {
         let is_directory = entry.kind == tar::EntryType::Directory;
         match place(&root, &mut entry, user, group) {
             Ok(()) if is_directory => {}
-            Ok(()) => kept.files.push(entry.path.display().to_string()),
+            Ok(()) => kept.files.push(format!("/{}", entry.path.display())),
             Err(source) => return Err(Error::File { path: entry.path, source }),
         }
     }
@@ -269,7 +269,7 @@ mod tests {
             .add("etc/localtime", tar::EntryType::Symlink, (0, "root"), "/usr/share/zoneinfo/UTC")
             .put(root.path())
             .unwrap();
-        assert_eq!(kept.files, ["etc/hostname", "etc/ssh/ssh_host_ed25519_key", "etc/localtime"]);
+        assert_eq!(kept.files, ["/etc/hostname", "/etc/ssh/ssh_host_ed25519_key", "/etc/localtime"]);
         let key = fs::metadata(root.path().join("etc/ssh/ssh_host_ed25519_key")).unwrap();
         assert_eq!((key.permissions().mode() & 0o7777, key.mtime()), (0o640, 1234));
         assert_eq!(fs::read_to_string(root.path().join("etc/hostname")).unwrap(), "node7\n");

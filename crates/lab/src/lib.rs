@@ -25,6 +25,7 @@ pub mod error;
 pub mod http;
 pub mod machine;
 mod run;
+pub mod server;
 pub mod tools;
 pub mod tree;
 pub mod versions;

@@ -1,5 +1,8 @@
 //! The lab by hand: `cargo run -p keepstate-lab -- --help`.
 
+mod demo;
+mod outage;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,6 +29,14 @@ enum Command {
     Bake(SystemArgs),
     /// Boot a system, and say how to reach it; Enter ends it
     Boot(BootArgs),
+    /// Replace a server's OS and put it back, while a client keeps asking
+    Demo,
+    /// Measure the outage of an upgrade beside that of a plain restart
+    Outage {
+        /// How often
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+        runs: u32,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -111,6 +122,8 @@ fn carry_out(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Boot(args) => boot(&args),
+        Command::Demo => demo::run(),
+        Command::Outage { runs } => outage::run(runs),
     }
 }
 

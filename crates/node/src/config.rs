@@ -32,9 +32,28 @@ pub struct Config {
     /// What the node keeps of itself.
     #[serde(default)]
     pub identity: identity::Settings,
+    /// How long the imager may take before it writes.
+    #[serde(default)]
+    pub imager: Imager,
     /// What the new OS has to show before it is committed.
     #[serde(default)]
     pub trial: Trial,
+}
+
+/// How the imager behaves.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Imager {
+    /// How long it may take before the first write, seconds; then the old OS comes back. After the first write there is no
+    /// such limit.
+    pub deadline_seconds: u64,
+}
+
+impl Default for Imager {
+    /// Ten minutes: enough to read a disk of 100 GiB again, where it is not known what was written.
+    fn default() -> Self {
+        Self { deadline_seconds: 600 }
+    }
 }
 
 /// What the new OS has to show.
@@ -82,6 +101,11 @@ impl Config {
         if let Some(why) = config.identity.wrong() {
             return wrong(&why);
         }
+        if config.imager.deadline_seconds == 0 {
+            return wrong(
+                "an imager without any time cannot even find the disk: deadline-seconds has to be above zero",
+            );
+        }
         if config.trial.deadline_seconds == 0 {
             return wrong("a trial without any time cannot succeed: deadline-seconds has to be above zero");
         }
@@ -119,6 +143,7 @@ mod tests {
             ("place = 'data'", "absolute"),
             ("place = '/data'\nplcae = 1", "plcae"),
             ("place = '/data'\n[trial]\ndeadline-seconds = 0", "above zero"),
+            ("place = '/data'\n[imager]\ndeadline-seconds = 0", "above zero"),
             ("place = '/data'\n[trial]\nports = [99999]", "ports"),
             ("place = '/data'\n[identity]\nfiles = ['etc/x']", "identity.files"),
             ("place = '/data'\n[identity.items]\nhostnam = 'keep'", "hostnam"),

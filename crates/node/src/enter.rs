@@ -12,6 +12,7 @@ use imager::Job;
 use imager::job::{FORMAT, Task};
 use steps::Failure;
 
+use crate::config::Config;
 use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::identity::Bundle;
@@ -24,11 +25,10 @@ pub const PROGRAM: &str = "/proc/self/exe";
 const CERTIFICATES: &str = "certificates.pem";
 /// Name of the file with what the node keeps, as [`imager::IDENTITY`] has it.
 const IDENTITY: &str = "identity.tar";
-/// How long the imager may take before the first write: finding disks and reading one again.
-const DEADLINE_SECONDS: u64 = 30 * 60;
 
 /// The job that does `task` for the upgrade, with what says how the store is reached.
-pub(crate) fn job(task: Task, record: &Record, place: &Place, environment: Environment) -> Result<Job> {
+pub(crate) fn job(task: Task, record: &Record, config: &Config, environment: Environment) -> Result<Job> {
+    let place = Place::at(&config.place);
     let path = "/proc/self/mountinfo";
     let mountinfo =
         fs::read_to_string(path).map_err(|source| Error::File { doing: "reading", path: path.into(), source })?;
@@ -47,7 +47,7 @@ pub(crate) fn job(task: Task, record: &Record, place: &Place, environment: Envir
         results: there.directory().into(),
         environment: in_imager(environment),
         network: imager::network::capture(Path::new("/")).map_err(Error::Network)?,
-        deadline_seconds: DEADLINE_SECONDS,
+        deadline_seconds: config.imager.deadline_seconds,
     })
 }
 

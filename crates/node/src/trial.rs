@@ -206,7 +206,7 @@ impl Node {
         // What the imager said of the flash must not be taken for what it will say of the undo.
         self.place.forget_ending()?;
         let environment = environment::recall(&self.place.environment())?;
-        let job = enter::job(Task::Undo, record, &self.place, environment)?;
+        let job = enter::job(Task::Undo, record, &self.config, environment)?;
         // The old root has what the node kept.
         enter::arm(&job, &Bundle::default())?;
         enter::restart().map_err(|failure| Error::Refused(failure.why))?;

@@ -98,7 +98,7 @@ impl Node {
             Step::new(step::ARM, |under: &mut Under, _| {
                 let (place, environment) = (&under.node.place, environment::here());
                 environment::remember(&environment, &place.environment()).map_err(last)?;
-                let job = enter::job(Task::Flash, &under.record, place, environment).map_err(last)?;
+                let job = enter::job(Task::Flash, &under.record, &under.node.config, environment).map_err(last)?;
                 let kept = identity::collect(&under.node.config.identity, Path::new("/"))
                     .map_err(|error| Failure::last(format!("collecting what the node keeps of itself: {error}")))?;
                 enter::arm(&job, &kept).map_err(last)?;

@@ -133,6 +133,17 @@ pub(super) fn derive(version: u32, base: &Path, key: &str, root: &Path) -> Resul
     Ok(())
 }
 
+/// Files of 1 MiB that no other version has.
+pub(super) fn own_files(version: u32, mib: u32, root: &Path) -> Result<()> {
+    for number in 0..mib {
+        let mut bytes = vec![0; 1 << 20];
+        let seed = format!("{number} of {version} alone");
+        blake3::Hasher::new().update(seed.as_bytes()).finalize_xof().fill(&mut bytes);
+        run::write(&root.join(format!("usr/share/own/{number:03}")), bytes)?;
+    }
+    Ok(())
+}
+
 /// Makes a link, and the folder that it stands in.
 pub(super) fn link(target: &str, path: &Path) -> Result<()> {
     if let Some(parent) = path.parent() {

@@ -57,6 +57,7 @@ pub struct Recipe {
     system: System,
     version: u32,
     packages: Vec<String>,
+    own_mib: u32,
 }
 
 /// A finished root tree. It belongs to the cache: nobody changes it.
@@ -73,12 +74,12 @@ pub struct Tree {
 impl Recipe {
     /// The tiny system, version 1, 2, …: about half of its files differ from version to version.
     pub fn tiny(version: u32) -> Self {
-        Self { system: System::Tiny, version, packages: Vec::new() }
+        Self { system: System::Tiny, version, packages: Vec::new(), own_mib: 0 }
     }
 
     /// The small Debian, version 1, 2, …
     pub fn debian(version: u32) -> Self {
-        Self { system: System::Debian, version, packages: Vec::new() }
+        Self { system: System::Debian, version, packages: Vec::new(), own_mib: 0 }
     }
 
     /// With another of Debian's packages; the tiny system has none. With `openssh-server`, root may come in with the
@@ -86,6 +87,13 @@ impl Recipe {
     #[must_use]
     pub fn with(mut self, package: &str) -> Self {
         self.packages.push(package.into());
+        self
+    }
+
+    /// With so many MiB of files that no other version has, and that do not compress.
+    #[must_use]
+    pub fn with_own(mut self, mib: u32) -> Self {
+        self.own_mib = mib;
         self
     }
 
@@ -127,9 +135,11 @@ impl Recipe {
                 let installed = cached(&cache, "debian-base", &base, |root| debian::install(&packages, root))?;
                 let has_database = packages.contains(&database::PACKAGE);
                 let key = if packages.contains(&"openssh-server") { ssh_key(&cache)? } else { String::new() };
-                let texts = [base.as_slice(), &DEBIAN, &[&version, &key]].concat();
+                let own = format!("{} MiB of its own", self.own_mib);
+                let texts = [base.as_slice(), &DEBIAN, &[&version, &key, &own]].concat();
                 cached(&cache, &format!("debian-{}", self.version), &texts, |root| {
                     debian::derive(self.version, &installed.root, &key, root)?;
+                    debian::own_files(self.version, self.own_mib, root)?;
                     if has_database {
                         database::own(root)?;
                         run::write(&root.join(debian::NODE_PATH), database::NODE)?;

@@ -1,0 +1,127 @@
+//! A server with a database, a client that keeps asking it, and two versions of its OS.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::bake::Options;
+use crate::client::{Client, Session};
+use crate::error::{Error, Result};
+use crate::machine::{Disk, Machine};
+use crate::tree::Recipe;
+use crate::versions::Versions;
+
+/// Where the database answers.
+const PORT: u16 = 5432;
+/// How long a system may take to come up, and whatever comes up with it: five times what it takes on an idle machine.
+pub const UP: Duration = Duration::from_mins(3);
+/// How long `prepare` may take: it hashes the whole disk, in emulation.
+pub const PREPARED: Duration = Duration::from_mins(8);
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// A server.
+#[derive(Debug)]
+pub struct Server {
+    /// The machine.
+    pub machine: Machine,
+    /// What it can run.
+    pub versions: Versions,
+    /// Who asks.
+    pub client: Client,
+    port: u16,
+}
+
+impl Server {
+    /// The recipe of a version: a small Debian with a database, and with so many MiB of files that no other version has.
+    pub fn recipe(version: u32, own_mib: u32) -> Recipe {
+        Recipe::debian(version).with("postgresql").with("openssh-server").with_own(own_mib)
+    }
+
+    /// A server that runs version 1 and answers.
+    pub fn start(name: &str, own_mib: u32) -> Result<Self> {
+        let recipes = [&Self::recipe(1, own_mib), &Self::recipe(2, own_mib)];
+        let versions = Versions::make("debian", recipes, &Options::debian())?;
+        let data = recipes[0].data()?;
+        let mut machine = Machine::new(name)?
+            .memory_mib(1024)
+            .forward(PORT)
+            .forward(22)
+            .disk(Disk::image("root", &versions.v1))
+            .disk(Disk::ext4_of("data", 1 << 30, "data", &data.root));
+        machine.power_on()?;
+        machine.wait_until_up(UP)?;
+        versions.trust(&mut machine)?;
+        let port = machine.port(PORT)?;
+        let client = Client::start(port);
+        if !client.wait_for_answer(UP) {
+            return Err(Error::Senseless("the database never answered".into()));
+        }
+        Ok(Self { machine, versions, client, port })
+    }
+
+    /// Which version it runs.
+    pub fn version(&mut self) -> Result<String> {
+        self.machine.sh("cat /etc/version")
+    }
+
+    /// Waits until the agent says `has`, and gives all that it says.
+    pub fn status(&mut self, has: &str) -> Result<String> {
+        status(&mut self.machine, has)
+    }
+
+    /// Runs a command that takes an image: `keepstate node COMMAND debian@VERSION`.
+    pub fn node(&mut self, command: &str, version: u32) -> Result<String> {
+        let line = self.versions.command(command, version);
+        self.machine.sh_within(&line, PREPARED)
+    }
+
+    /// Does what restarts the machine, waits until its database answers again, and says how long it did not.
+    pub fn through_a_restart(&mut self, command: &str) -> Result<Duration> {
+        let begin = Instant::now();
+        through_a_restart(&mut self.machine, command)?;
+        if !self.client.wait_for_answer(UP) {
+            return Err(Error::Senseless("the database does not answer after the restart".into()));
+        }
+        let outage = self.client.longest_outage(begin).map(|(from, to)| to - from);
+        outage.ok_or_else(|| Error::Senseless("the client noticed no restart".into()))
+    }
+
+    /// How many rows the database has of the client's.
+    pub fn rows(&self) -> Result<u64> {
+        let begin = Instant::now();
+        loop {
+            let answer = Session::connect(self.port).and_then(|mut session| session.ask("select count(*) from beats"));
+            match answer {
+                Ok(rows) => {
+                    let number = rows.as_deref().and_then(|rows| rows.parse().ok());
+                    return number.ok_or_else(|| Error::Senseless(format!("the database counts {rows:?} rows")));
+                }
+                Err(error) if begin.elapsed() > UP => {
+                    return Err(Error::Senseless(format!("the database does not answer: {error}")));
+                }
+                Err(_) => thread::sleep(PAUSE),
+            }
+        }
+    }
+}
+
+/// Waits until the agent on a machine says `has`, and gives all that it says.
+pub fn status(machine: &mut Machine, has: &str) -> Result<String> {
+    let begin = Instant::now();
+    loop {
+        let status = machine.sh("keepstate node status")?;
+        if status.contains(has) {
+            return Ok(status);
+        }
+        if begin.elapsed() > UP {
+            return Err(Error::Senseless(format!("the agent never says {has:?}, but: {status}")));
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Does what restarts a machine, and waits for the OS that comes then.
+pub fn through_a_restart(machine: &mut Machine, command: &str) -> Result<()> {
+    let boot_id = machine.boot_id()?;
+    machine.sh_within(command, PREPARED)?;
+    machine.wait_for_other_boot(&boot_id, PREPARED).map(drop)
+}
