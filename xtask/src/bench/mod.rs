@@ -3,6 +3,7 @@
 mod disk;
 mod facts;
 mod measure;
+mod outage;
 mod report;
 mod rows;
 mod service;
@@ -31,6 +32,8 @@ pub(crate) enum Bench {
     Flash(Flash),
     /// The most memory that a flash with an undo log holds
     Memory(Common),
+    /// How long a server's database is away: a plain restart, and an upgrade of its OS, in emulation
+    Outage(outage::Args),
 }
 
 /// What both need.
@@ -80,6 +83,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Flash(args) => flash(args),
         Bench::Memory(args) => memory(args),
+        Bench::Outage(args) => outage::run(args),
     }
 }
 

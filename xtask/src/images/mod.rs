@@ -96,7 +96,7 @@ pub(crate) fn ready(cache: &Cache, fresh: bool) -> Result<Images> {
         return serde_json::from_slice(&bytes).with_context(|| format!("understanding {}", summary.display()));
     }
     if let Some(missing) = PROGRAMS.iter().find(|program| !run::exists(program)) {
-        bail!("{missing} is missing: run scripts/install demo");
+        bail!("{missing} is missing: run scripts/install demo-flash");
     }
     if !run::is_root()? {
         bail!("making the Debian images needs root (mmdebstrap, loop devices): run this with sudo");

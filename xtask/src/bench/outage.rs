@@ -1,0 +1,34 @@
+//! `cargo xtask bench outage`: how long a server's database is away, for a plain restart and for an upgrade of its OS.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{dist, run};
+
+/// What `bench outage` takes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: cargo xtask bench outage --runs 5")]
+pub(crate) struct Args {
+    /// How often both are measured, in turn; the ratio is a median
+    #[arg(long, default_value_t = 5)]
+    runs: u32,
+    /// The binary to measure; by default a static release binary is built
+    #[arg(long, value_name = "FILE")]
+    keepstate: Option<PathBuf>,
+}
+
+/// Runs it: the lab measures, and prints what it found.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let binary = match &args.keepstate {
+        Some(binary) => binary.clone(),
+        None => dist::build(Path::new("target/dist"))?,
+    };
+    let runs = args.runs.to_string();
+    let lab = ["run", "--quiet", "--package", "keepstate-lab", "--", "outage", "--runs", &runs];
+    let mut lab = run::command("cargo", lab);
+    // What it says meanwhile, and what it found, go where ours would.
+    let status = lab.env("KEEPSTATE_BINARY", std::path::absolute(binary)?).status().context("starting the lab")?;
+    ensure!(status.success(), "the lab ended with {status}");
+    Ok(())
+}
