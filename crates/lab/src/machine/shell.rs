@@ -13,6 +13,8 @@ use crate::error::{Result, io};
 const LOOK: Duration = Duration::from_millis(100);
 /// A shell that is not there yet is called again after this.
 const CALL_AGAIN: Duration = Duration::from_millis(500);
+/// So many calls without an answer are too many for a shell that is only slow.
+const CALLS_TO_END_A_QUOTATION: u32 = 4;
 
 /// What a command in the guest came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,12 +43,15 @@ impl Shell {
     /// Calls until the shell answers; gives whether it did before `deadline`. `alive` may end it.
     pub(super) fn greet(&mut self, deadline: Instant, mut alive: impl FnMut() -> Result<()>) -> Result<bool> {
         let mut first = None;
-        loop {
+        for call in 1.. {
             self.number += 1;
             // The shell prints what it was told without the backslash, so an echo of the line is no answer. Without
             // quotes and parentheses no beginning of the line that got lost makes the rest mean anything.
             let number = self.number;
-            self.say(&format!("\necho la\\b-{number}\n"))?;
+            // A machine that restarted in the middle of a command left its second half to the next shell, which may wait for
+            // the end of a quotation: one quote ends it. Where none was open, the next such call ends ours.
+            let end = if call % CALLS_TO_END_A_QUOTATION == 0 { "'" } else { "" };
+            self.say(&format!("{end}\necho la\\b-{number}\n"))?;
             let again = Instant::now() + CALL_AGAIN;
             let first = *first.get_or_insert(number);
             while Instant::now() < again {
@@ -64,6 +69,7 @@ impl Shell {
                 alive()?;
             }
         }
+        unreachable!("it is called until the deadline")
     }
 
     /// Runs `command`, at most `within`; nothing if the shell itself does not answer.
@@ -175,6 +181,19 @@ mod tests {
     fn half_a_line_from_before_does_not_matter() {
         let (mut child, mut shell) = guest();
         shell.say("echo half a li").expect("said");
+        assert!(shell.greet(soon(), || Ok(())).expect("a conversation"));
+        let answer = shell.run("echo whole", Duration::from_secs(10), || Ok(())).expect("a conversation");
+        assert_eq!(answer.expect("an answer").output, "whole\n");
+        drop(shell);
+        child.wait().expect("it ends with its input");
+    }
+
+    #[test]
+    fn the_second_half_of_a_command_from_before_does_not_matter() {
+        let (mut child, mut shell) = guest();
+        shell.say("oot_id' </dev/null 2>&1; printf 'not mine\n").expect("said");
+        shell.say("' </dev/null; printf 'nor this\n").expect("said");
+        shell.say("x' y\n").expect("said");
         assert!(shell.greet(soon(), || Ok(())).expect("a conversation"));
         let answer = shell.run("echo whole", Duration::from_secs(10), || Ok(())).expect("a conversation");
         assert_eq!(answer.expect("an answer").output, "whole\n");
