@@ -125,8 +125,8 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
         Command::Prepare(take) => {
             let (plan, outage) = node.prepare(take.open(&node.config)?, Box::new(Shown(output.progress())))?;
             output.print(&Prepared { flash: &plan, outage }, || {
-                let flash = super::flash::show::plan(&take.image, "the root disk", &plan);
-                format!("{flash}The node will be away for some {outage}.\n")
+                let comparison = super::flash::show::comparison(&take.image, "the root disk", &plan);
+                format!("{comparison}Prepared; nothing was changed. The node will be away for some {outage}.\n")
             })
         }
         Command::Upgrade(Upgrade { take, sure }) => {

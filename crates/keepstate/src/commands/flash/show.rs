@@ -7,6 +7,15 @@ use model::report::{FlashPlan, FlashReport, UndoReport};
 
 /// A plan, as a table.
 pub(crate) fn plan(image: &str, disk: &str, plan: &FlashPlan) -> String {
+    let (before, after) = (plan.prepare_seconds, plan.apply_seconds);
+    let predicted = format!(
+        "Predicted: {before:.1} s before the first write, {after:.1} s from there to the end. Nothing was written."
+    );
+    format!("{}{predicted}\n", comparison(image, disk, plan))
+}
+
+/// What of an image a disk has already, and what becomes of the rest.
+pub(crate) fn comparison(image: &str, disk: &str, plan: &FlashPlan) -> String {
     let percent = |bytes: u64| 100.0 * bytes as f64 / plan.image.max(1) as f64;
     let mut text = format!("{image} onto {disk}: {}\n", plan.compare);
     let rows = [
@@ -22,11 +31,6 @@ pub(crate) fn plan(image: &str, disk: &str, plan: &FlashPlan) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "  {what:<21} {:>12} {:>5.1} %{more}", HumanBytes(bytes).to_string(), percent(bytes));
     }
-    let _ = writeln!(
-        text,
-        "Predicted: {:.1} s before the first write, {:.1} s from there to the end. Nothing was written.",
-        plan.prepare_seconds, plan.apply_seconds
-    );
     text
 }
 
