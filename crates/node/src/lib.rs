@@ -13,6 +13,7 @@ pub mod config;
 pub mod enter;
 mod environment;
 pub mod error;
+mod failures;
 pub mod hooks;
 pub mod identity;
 pub mod machine;

@@ -7,6 +7,7 @@
 //! PLACE/undo.log       the way back
 //! PLACE/environment.json  how the store is reached, credentials too: the way back may need it
 //! PLACE/outage.json    how long the last upgrade was away, with its parts
+//! PLACE/failures.json  which images have failed their trial
 //! PLACE/imager.json    how the imager's last job ended
 //! PLACE/imager.log     what the imager said
 //! ```
@@ -82,6 +83,11 @@ impl Place {
     /// How long the last upgrade was away.
     pub fn outage(&self) -> PathBuf {
         self.0.join("outage.json")
+    }
+
+    /// Which images have failed their trial.
+    pub fn failures(&self) -> PathBuf {
+        self.0.join("failures.json")
     }
 
     /// How the imager's last job ended.

@@ -18,7 +18,7 @@ use crate::node::Node;
 use crate::outage::{self, Moments};
 use crate::record::Record;
 use crate::state::{State, step};
-use crate::{enter, environment};
+use crate::{enter, environment, failures};
 
 /// How long the data disk may take to be mounted.
 const MOUNTED_WITHIN: Duration = Duration::from_mins(1);
@@ -137,6 +137,7 @@ impl Node {
             }
             Err(failure) => {
                 self.note(step::TRIAL, What::Failed, Some(failure.why.clone()))?;
+                failures::note(&self.place.failures(), &record.manifest)?;
                 self.call_back(record, &failure.why)?;
                 return Ok(Came::RollingBack);
             }
@@ -195,6 +196,7 @@ impl Node {
             }
         }
         self.note(step::COMMIT, What::Done, None)?;
+        failures::forget(&self.place.failures(), &record.manifest)?;
         self.place.clear()?;
         self.after(record, Moment::Committed);
         self.after(record, Moment::Undrain);

@@ -21,7 +21,7 @@ use crate::preflight::{self, DataOwner, Facts, Finding, RootDisk};
 use crate::record::{FORMAT, Record};
 use crate::staging::Staging;
 use crate::state::{State, step};
-use crate::{enter, environment, identity, names};
+use crate::{enter, environment, failures, identity, names};
 
 /// What the steps of an upgrade share.
 struct Under {
@@ -73,8 +73,8 @@ impl Node {
     /// Stages and logs everything, and predicts. The node serves meanwhile, and a reboot notices nothing.
     ///
     /// Gives what the flash will do, and the outage that it will be.
-    pub fn prepare(&self, opened: Opened, watch: Box<dyn Watch>) -> Result<(FlashPlan, Outage)> {
-        let mut under = self.begin(opened, watch)?;
+    pub fn prepare(&self, opened: Opened, again: bool, watch: Box<dyn Watch>) -> Result<(FlashPlan, Outage)> {
+        let mut under = self.begin(opened, again, watch)?;
         Course::new(vec![prepare_step()]).run(&mut under, &mut self.journal()?)?;
         // Prepared in an earlier run, it is compared again: what was staged is there already.
         let plan = match under.plan.take() {
@@ -86,8 +86,9 @@ impl Node {
     }
 
     /// Does everything up to the restart into the imager. When this returns, the OS is going down.
-    pub fn upgrade(&self, opened: Opened, watch: Box<dyn Watch>) -> Result<()> {
-        let mut under = self.begin(opened, watch)?;
+    /// `again` takes an image too that has failed its trial too often.
+    pub fn upgrade(&self, opened: Opened, again: bool, watch: Box<dyn Watch>) -> Result<()> {
+        let mut under = self.begin(opened, again, watch)?;
         let mut journal = self.journal()?;
         let course = Course::new(vec![
             prepare_step(),
@@ -120,13 +121,16 @@ impl Node {
         self.note(step::PREPARE, steps::What::Failed, Some("aborted".into()))
     }
 
-    fn begin(&self, opened: Opened, watch: Box<dyn Watch>) -> Result<Under> {
+    fn begin(&self, opened: Opened, again: bool, watch: Box<dyn Watch>) -> Result<Under> {
         let findings = self.preflight(&opened);
         let refusals: Vec<_> = findings.iter().filter(|f| f.is_refusal()).map(ToString::to_string).collect();
         if !refusals.is_empty() {
             return Err(Error::Refused(refusals.join("\n")));
         }
         self.place.make()?;
+        if !again {
+            failures::check(&self.place.failures(), &opened.digest, &opened.title())?;
+        }
         let target = Target::below(Path::new("/"))?;
         let accepted = Accepted::new(self.place.accepted());
         let manifest = opened.image.manifest();

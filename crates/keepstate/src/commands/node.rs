@@ -39,7 +39,7 @@ enum Command {
     /// Look at everything that can be known to be wrong; change nothing
     Preflight(ImageToTake),
     /// Stage and log everything while the node serves, and predict the outage
-    Prepare(ImageToTake),
+    Prepare(Prepare),
     /// Prepare, drain, and restart into the imager, which flashes
     Upgrade(Upgrade),
     /// Say where the upgrade stands
@@ -65,9 +65,27 @@ struct ImageToTake {
 }
 
 #[derive(clap::Args, Debug)]
+struct Prepare {
+    #[command(flatten)]
+    take: ImageToTake,
+    #[command(flatten)]
+    again: Again,
+}
+
+/// Whether an image may be tried that has failed.
+#[derive(clap::Args, Debug)]
+struct Again {
+    /// Take an image that has failed its trial on this node twice
+    #[arg(long)]
+    again: bool,
+}
+
+#[derive(clap::Args, Debug)]
 struct Upgrade {
     #[command(flatten)]
     take: ImageToTake,
+    #[command(flatten)]
+    again: Again,
     #[command(flatten)]
     sure: Sure,
 }
@@ -93,7 +111,7 @@ impl ImageToTake {
 
 /// What `prepare` says.
 #[derive(serde::Serialize)]
-struct Prepared<'a> {
+struct IsPrepared<'a> {
     flash: &'a model::report::FlashPlan,
     outage: Outage,
 }
@@ -122,18 +140,19 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
     let node = Node::new(Config::read(&args.config)?);
     match &args.command {
         Command::Preflight(take) => preflight(&node, &take.open(&node.config)?, output),
-        Command::Prepare(take) => {
-            let (plan, outage) = node.prepare(take.open(&node.config)?, Box::new(Shown(output.progress())))?;
-            output.print(&Prepared { flash: &plan, outage }, || {
+        Command::Prepare(Prepare { take, again }) => {
+            let watch = Box::new(Shown(output.progress()));
+            let (plan, outage) = node.prepare(take.open(&node.config)?, again.again, watch)?;
+            output.print(&IsPrepared { flash: &plan, outage }, || {
                 let comparison = super::flash::show::comparison(&take.image, "the root disk", &plan);
                 format!("{comparison}Prepared; nothing was changed. The node will be away for some {outage}.\n")
             })
         }
-        Command::Upgrade(Upgrade { take, sure }) => {
+        Command::Upgrade(Upgrade { take, again, sure }) => {
             let opened = take.open(&node.config)?;
             let question = format!("Replace this node's OS by {}? It restarts.", opened.title());
             confirm::ask(&question, sure.yes)?;
-            node.upgrade(opened, Box::new(Shown(output.progress())))?;
+            node.upgrade(opened, again.again, Box::new(Shown(output.progress())))?;
             status(&node, output)
         }
         Command::Status => status(&node, output),
