@@ -111,9 +111,9 @@ fn the_flashed_disk_is_the_image_byte_for_byte() {
     let mut machine = plain(&versions, "upgrade-exact");
     let fresh = "printf '[identity]\\npolicy = \"fresh\"\\n' >>/etc/keepstate/node.toml";
     machine.sh(fresh).expect("configured");
-    machine.sh_within(&format!("{} --yes", versions.command("upgrade", 2)), PREPARED).expect("under way");
     // What would be a restart ends the machine: nothing boots before the disk is read.
     machine.qmp("set-action", &serde_json::json!({ "reboot": "shutdown" })).expect("QEMU does as it is told");
+    machine.sh_within(&format!("{} --yes", versions.command("upgrade", 2)), PREPARED).expect("under way");
     machine.wait_for_power_off(PREPARED).expect("the imager leaves");
     let root = machine.folder().join("root.now");
     machine.read_disk("root", &root).expect("read");
