@@ -1,6 +1,6 @@
 //! Room for what has to be kept: where it stands, and whether it suffices.
 
-use super::{Facts, Verdict, fine, refused, unknown};
+use super::{Facts, Verdict, fine, refused, unknown, warning};
 
 /// What the place has, and what will go there. Bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct Space {
     pub image_used: u64,
     /// The image's payload: the same, compressed.
     pub image_compressed: u64,
+    /// The image's tables, and digests of every chunk of the root disk.
+    pub documents: u64,
     /// What filesystems of the root disk hold now.
     pub root_used: u64,
     /// What a plan for this very image has said that it needs, where there is one.
@@ -18,23 +20,27 @@ pub struct Space {
 }
 
 impl Space {
-    /// What stage and undo log will have at most, by all that can be known without reading the disk.
+    /// What stage and undo log take if nothing that the root disk has can stay: an estimate, on the large side.
     ///
     /// The stage is compressed with LZ4, which on an OS's files leaves half as much again as the payload's zstd does. The
     /// undo log has what the old OS holds, in zstd's fastest level, a quarter more than the payload's; an OS shrinks as
-    /// the next one does. Space that the old OS has freed is not zero and is logged too: the disk alone knows how much, and
-    /// `prepare`, which says so before anything is touched, fails where that does not fit.
-    pub fn needed(&self) -> u64 {
-        /// Tables, records and their frames.
-        const OVERHEAD_BYTES: u64 = 32 << 20;
+    /// the next one does. Space that the old OS has freed is not zero and is logged too: the disk alone knows how much.
+    pub fn most(&self) -> u64 {
         let ratio = |bytes: u64| {
             let used = u128::from(self.image_used.max(1));
             let shrunk = u128::from(bytes) * u128::from(self.image_compressed) / used;
             u64::try_from(shrunk).unwrap_or(u64::MAX).min(bytes)
         };
-        let stage = (self.image_compressed / 2 * 3).min(self.image_used);
-        let undo = (ratio(self.root_used) / 4 * 5).min(self.root_used);
-        self.planned.unwrap_or(stage.saturating_add(undo).saturating_add(OVERHEAD_BYTES))
+        let stage = (self.image_compressed / 2).saturating_mul(3).min(self.image_used);
+        let undo = (ratio(self.root_used) / 4).saturating_mul(5).min(self.root_used);
+        self.planned.unwrap_or_else(|| self.least().saturating_add(stage).saturating_add(undo))
+    }
+
+    /// What every upgrade takes, however much stays: documents, digests, and what a running OS writes meanwhile.
+    pub fn least(&self) -> u64 {
+        /// An hour of logs.
+        const WRITTEN_BYTES: u64 = 32 << 20;
+        self.planned.unwrap_or_else(|| WRITTEN_BYTES.saturating_add(self.documents))
     }
 }
 
@@ -52,15 +58,21 @@ pub(super) fn place(facts: &Facts<'_>) -> Verdict {
     }
 }
 
-/// It is better known now than found out after an hour of reading.
+/// Between what it takes at least and at most lies how much of the old root stays: an image that was built onto it takes a
+/// third. `prepare` finds that out, changes nothing, and fails where it does not fit; so that much may be tried.
 pub(super) fn space(facts: &Facts<'_>) -> Verdict {
     let Ok(space) = &facts.space else { return unknown("how much room there is for stage and undo log") };
-    let (needed, available) = (space.needed() >> 20, space.available >> 20);
-    if space.available >= space.needed() {
-        return fine(format!("stage and undo log take {needed} MiB at most, {available} are free"));
+    let (most, least, available) = (space.most() >> 20, space.least() >> 20, space.available >> 20);
+    if space.available < space.least() {
+        return refused(
+            format!("stage and undo log take {least} MiB at least, {available} are free"),
+            "make room there, or name another directory as `place` in /etc/keepstate/node.toml",
+        );
     }
-    refused(
-        format!("stage and undo log may take {needed} MiB, {available} are free"),
-        "make room there, or name another directory as `place` in /etc/keepstate/node.toml",
-    )
+    if space.available < space.most() {
+        return warning(format!(
+            "stage and undo log may take {most} MiB, {available} are free: `prepare` will say, before anything is touched"
+        ));
+    }
+    fine(format!("stage and undo log take {most} MiB at most, {available} are free"))
 }

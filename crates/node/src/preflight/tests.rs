@@ -77,13 +77,7 @@ fn facts(manifest: &Manifest) -> Facts<'_> {
         way_in: Ok("takeover".into()),
         data_owners: vec![DataOwner { path: "/data".into(), user: mysql(105), group: mysql(112) }],
         on_root_disk: Ok(vec![]),
-        space: Ok(Space {
-            available: 8 << 30,
-            image_used: 1 << 30,
-            image_compressed: 400 << 20,
-            root_used: 1 << 30,
-            planned: None,
-        }),
+        space: Ok(space(8 << 30)),
         firmware: Firmware { secure_boot: Ok(false), lockdown: Some("none".into()) },
         user_data: Ok(vec![]),
         needs: Ok(vec![]),
@@ -234,31 +228,41 @@ fn a_kernel_locked_down_for_confidentiality_cannot_trace_and_says_what_that_cost
     is_not_refused(&verdict("secure boot", |_| {}, locked), &["warning", "read again during the outage"]);
 }
 
-#[test]
-fn no_space_for_stage_and_undo_log_is_refused_with_both_figures() {
-    let space = |available| Space {
+fn space(available: u64) -> Space {
+    Space {
         available,
         image_used: 1 << 30,
         image_compressed: 400 << 20,
+        documents: 1 << 20,
         root_used: 2 << 30,
         planned: None,
-    };
-    let needed = space(0).needed();
-    assert!((1 << 30..3 << 30).contains(&needed), "{needed}");
-    is_not_refused(&verdict("space", |_| {}, |facts| facts.space = Ok(space(needed))), &["are free"]);
-    let found = verdict("space", |_| {}, |facts| facts.space = Ok(space(needed - 1)));
-    is_refused(&found, &[&format!("{} MiB", needed >> 20), "make room"]);
-    let planned = Space { planned: Some(5 << 20), ..space(6 << 20) };
-    is_not_refused(&verdict("space", |_| {}, |facts| facts.space = Ok(planned)), &["5 MiB"]);
+    }
+}
+
+#[test]
+fn no_space_for_stage_and_undo_log_is_refused_with_both_figures() {
+    let (least, most) = (space(0).least(), space(0).most());
+    assert!(least == 33 << 20 && (1 << 30..3 << 30).contains(&most), "{least} {most}");
+    let found = verdict("space", |_| {}, |facts| facts.space = Ok(space(least - 1)));
+    is_refused(&found, &["33 MiB at least, 32 are free", "make room"]);
+    let found = verdict("space", |_| {}, |facts| facts.space = Ok(space(least)));
+    is_not_refused(&found, &["warning", &format!("{} MiB", most >> 20), "`prepare` will say"]);
+    is_not_refused(&verdict("space", |_| {}, |facts| facts.space = Ok(space(most))), &["ok"]);
     is_refused(&verdict("space", |_| {}, |facts| facts.space = Err("statvfs".into())), &["not known"]);
 }
 
 #[test]
+fn space_that_a_plan_has_found_is_believed() {
+    let planned = |available| Ok(Space { planned: Some(500 << 20), ..space(available) });
+    is_not_refused(&verdict("space", |_| {}, |facts| facts.space = planned(500 << 20)), &["ok", "500 MiB"]);
+    is_refused(&verdict("space", |_| {}, |facts| facts.space = planned((500 << 20) - 1)), &["500 MiB at least"]);
+}
+
+#[test]
 fn space_is_never_more_than_what_there_is_to_keep() {
-    let incompressible = Space { available: 0, image_used: 100, image_compressed: 200, root_used: 100, planned: None };
-    assert_eq!(incompressible.needed() - (32 << 20), 200);
-    let nothing = Space { available: 0, image_used: 0, image_compressed: u64::MAX, root_used: u64::MAX, planned: None };
-    nothing.needed();
+    let incompressible = Space { image_used: 100, image_compressed: 200, root_used: 100, ..space(0) };
+    assert_eq!(incompressible.most() - incompressible.least(), 200);
+    Space { image_used: 0, image_compressed: u64::MAX, documents: u64::MAX, root_used: u64::MAX, ..space(0) }.most();
 }
 
 #[test]

@@ -32,11 +32,12 @@ pub struct Filesystem {
     pub is_mapped: bool,
 }
 
-/// Gives every different block of a file of `filesystem` to that file, and takes it out of `different`.
+/// Gives every different block of a file of `filesystem` to that file, and notes it in `claimed`. Where the filesystem's own
+/// blocks are smaller, a block is that of several files, and each of them may be the one.
 pub(super) fn claim(
     machine: &Machine,
     filesystem: &Filesystem,
-    different: &mut BlockSet,
+    (different, claimed): (&BlockSet, &mut BlockSet),
     packages: Option<&Packages>,
     report: &mut Report,
 ) {
@@ -45,16 +46,30 @@ pub(super) fn claim(
     {
         return;
     }
-    let mut claims =
-        Claims { machine, filesystem, different, packages, report, seen: HashSet::new(), folders: HashSet::new() };
+    let mut claims = Claims {
+        machine,
+        filesystem,
+        different,
+        claimed,
+        packages,
+        report,
+        seen: HashSet::new(),
+        folders: HashSet::new(),
+    };
     claims.walk();
     claims.missing();
 }
 
-/// Counts what is left of `range`, under the name `place`, and takes it out.
-pub(super) fn sweep(different: &mut BlockSet, range: Range<u64>, place: String, report: &mut Report) {
-    let found: Vec<u64> = blocks(range).filter(|block| different.contains(*block)).collect();
-    found.iter().for_each(|block| different.remove(*block));
+/// Counts what nobody has claimed in `range`, under the name `place`, and claims it.
+pub(super) fn sweep(
+    (different, claimed): (&BlockSet, &mut BlockSet),
+    range: Range<u64>,
+    place: String,
+    report: &mut Report,
+) {
+    let found: Vec<u64> =
+        blocks(range).filter(|block| different.contains(*block) && !claimed.contains(*block)).collect();
+    found.iter().for_each(|block| _ = claimed.insert(*block));
     if !found.is_empty() {
         report.elsewhere.push(Elsewhere { place, bytes: found.len() as u64 * BLOCK });
     }
@@ -68,7 +83,8 @@ fn blocks(range: Range<u64>) -> Range<u64> {
 struct Claims<'a> {
     machine: &'a Machine,
     filesystem: &'a Filesystem,
-    different: &'a mut BlockSet,
+    different: &'a BlockSet,
+    claimed: &'a mut BlockSet,
     packages: Option<&'a Packages>,
     report: &'a mut Report,
     /// Files with several names, which are looked at once.
@@ -118,12 +134,12 @@ impl Claims<'_> {
     /// Claims the blocks of a file or directory.
     fn look_at(&mut self, path: &Path, metadata: &Metadata) {
         let mut bytes = 0;
-        let (offset, different) = (self.filesystem.offset, &mut *self.different);
+        let (offset, different, claimed_blocks) = (self.filesystem.offset, self.different, &mut *self.claimed);
         let claimed = open(&self.machine.path(path)).and_then(|file| {
             sys::kernel::extents(&file, |range| {
                 for block in blocks(offset + range.start..offset.saturating_add(range.end)) {
                     if different.contains(block) {
-                        different.remove(block);
+                        claimed_blocks.insert(block);
                         bytes += BLOCK;
                     }
                 }

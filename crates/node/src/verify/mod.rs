@@ -140,7 +140,7 @@ impl Node {
         let flash = Flash { disk: &disk, image: &opened.image, workers, watch };
         let different = flash.different_blocks()?;
         let packages = Packages::read(&self.machine).map_err(reading("/var/lib/dpkg"))?;
-        Ok(report(&self.machine, &opened.image, different, &filesystems, packages.as_ref()))
+        Ok(report(&self.machine, &opened.image, &different, &filesystems, packages.as_ref()))
     }
 }
 
@@ -152,7 +152,7 @@ fn reading(path: &'static str) -> impl Fn(io::Error) -> Error {
 pub(crate) fn report(
     machine: &Machine,
     image: &Image,
-    mut different: BlockSet,
+    different: &BlockSet,
     filesystems: &[Filesystem],
     packages: Option<&Packages>,
 ) -> Report {
@@ -168,17 +168,23 @@ pub(crate) fn report(
         (None, _) => report.unknown.push("this node has no dpkg database, and rpm's is not read".into()),
         (_, None) => report.unknown.push("the image does not name its packages".into()),
     }
+    let mut claimed = BlockSet::new(manifest.disk_size.div_ceil(u64::from(BLOCK_BYTES)));
     for filesystem in filesystems {
-        files::claim(machine, filesystem, &mut different, packages, &mut report);
+        files::claim(machine, filesystem, (different, &mut claimed), packages, &mut report);
     }
     for filesystem in filesystems {
         let what =
             if filesystem.is_mapped { "the filesystem's own and freed blocks" } else { "files cannot be told apart" };
         let place = format!("{} ({}): {what}", filesystem.point.display(), filesystem.kind);
-        files::sweep(&mut different, filesystem.offset..filesystem.offset + filesystem.length, place, &mut report);
+        files::sweep(
+            (different, &mut claimed),
+            filesystem.offset..filesystem.offset + filesystem.length,
+            place,
+            &mut report,
+        );
     }
     let rest = "outside of mounted filesystems: partition table, boot loader, other partitions".to_owned();
-    files::sweep(&mut different, 0..manifest.disk_size, rest, &mut report);
+    files::sweep((different, &mut claimed), 0..manifest.disk_size, rest, &mut report);
     report.files.sort_by(|a, b| (a.class, &a.path).cmp(&(b.class, &b.path)));
     report
 }

@@ -95,7 +95,7 @@ fn what_belongs_to_no_file_is_counted_where_it_stands() {
         length: 1 << 20,
         is_mapped: false,
     };
-    let report = report(&Machine::below(folder.path()), &opened.image, blocks, &[fat], None);
+    let report = report(&Machine::below(folder.path()), &opened.image, &blocks, &[fat], None);
     let told: Vec<_> = report.elsewhere.iter().map(|one| (one.place.split(':').next().unwrap(), one.bytes)).collect();
     assert_eq!(told, [("/boot/efi (vfat)", 8192), ("outside of mounted filesystems", 8192)]);
     assert_eq!((report.different, report.is_drift()), (16384, false));
@@ -139,7 +139,12 @@ fn system_disk(folder: &Path) -> PathBuf {
     let sums = format!("{}  usr/bin/other\n{}  usr/bin/same\n", md5_text(&page), md5_text("content"));
     put(&root, "var/lib/dpkg/info/other.md5sums", &sums);
     let filesystem = folder.join("filesystem");
-    let made = Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&root).arg(&filesystem).arg("32M").output();
+    let made = Command::new("mke2fs")
+        .args(["-q", "-t", "ext4", "-b", "4096", "-d"])
+        .arg(&root)
+        .arg(&filesystem)
+        .arg("32M")
+        .output();
     assert!(made.unwrap().status.success());
     let disk = folder.join("disk");
     let mut bytes = vec![0; 1 << 20];
@@ -170,7 +175,7 @@ fn what_was_changed_on_a_live_ext4_is_named() {
         let pace = Paced(sys::Pace::new(NonZeroU64::new(1 << 30).unwrap()));
         let flash = Flash { disk: &disk, image: &opened.image, workers: 2, watch: &pace };
         let packages = Packages::read(&machine).unwrap();
-        report(&machine, &opened.image, flash.different_blocks().unwrap(), &[root], packages.as_ref())
+        report(&machine, &opened.image, &flash.different_blocks().unwrap(), &[root], packages.as_ref())
     };
     let mount = Mount::new(&device.partition_path(1), &point, "ext4").unwrap();
     let report = verify();

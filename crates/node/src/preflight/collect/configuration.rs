@@ -58,7 +58,9 @@ fn values_in(text: &str, keys: &[&str]) -> Vec<String> {
             continue;
         }
         let value = line[end..].trim_start_matches([' ', '\t', '=', ':']);
-        let value = value.split(" #").next().unwrap_or_default();
+        // A comment begins with a hash behind a blank.
+        let comment = value.match_indices('#').find(|(at, _)| value[..*at].ends_with([' ', '\t']) || *at == 0);
+        let value = comment.map_or(value, |(at, _)| &value[..at]);
         let mut parts = vec![value.to_owned()];
         if value.trim().is_empty() {
             // A list of YAML.

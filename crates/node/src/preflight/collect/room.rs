@@ -30,10 +30,19 @@ impl Node {
             available: room.f_bavail * room.f_frsize + kept,
             image_used: opened.image.used_bytes().map_err(|error| error.to_string())?,
             image_compressed: opened.image.manifest().payload.size,
+            documents: documents(opened),
             root_used,
             planned: (is_same && status.state == Some(State::Prepared)).then_some(kept),
         })
     }
+}
+
+/// The tables, which the stage holds, and the digests that both logs hold.
+fn documents(opened: &Opened) -> u64 {
+    /// A digest, and its share of its record.
+    const DIGEST_BYTES: u64 = 33;
+    let manifest = opened.image.manifest();
+    manifest.chunk_table.size + manifest.block_table.size + 2 * manifest.chunk_count() * DIGEST_BYTES
 }
 
 /// What a file, or the files directly in a directory, take.

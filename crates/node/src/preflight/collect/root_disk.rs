@@ -45,8 +45,8 @@ pub(super) struct Parts {
 pub(super) fn parts(machine: &Machine, disk: &str) -> Result<Parts, String> {
     let table = machine.path("/proc/self/mountinfo");
     let table = fs::read_to_string(&table).map_err(|why| format!("/proc/self/mountinfo: {why}"))?;
-    let node = machine.path("/dev");
-    let name = Path::new(disk).strip_prefix(&node).unwrap_or(Path::new(disk)).display().to_string().replace('/', "!");
+    let node = [machine.path("/dev"), "/dev".into()].into_iter().find_map(|dev| Path::new(disk).strip_prefix(dev).ok());
+    let name = node.unwrap_or(Path::new(disk)).display().to_string().replace('/', "!");
     let mut parts = Parts { devices: BTreeMap::new(), made: Vec::new(), mounts: mountinfo::parse(&table) };
     let folder = machine.path("/sys/class/block").join(&name);
     parts.add(machine, &name, &folder, 0)?;

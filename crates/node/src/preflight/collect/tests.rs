@@ -18,13 +18,13 @@ impl Made {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut made = Self { folder, mounts: String::new() };
-        made.device("vda", "254:0");
-        made.device("vda/vda1", "254:1");
-        made.device("vda/vda2", "254:2");
-        made.device("vdb", "254:16");
-        made.mount("254:2", "/", "/");
-        made.mount("254:1", "/", "/boot/efi");
-        made.mount("254:16", "/", "/data");
+        made.device("vda", "900:0");
+        made.device("vda/vda1", "900:1");
+        made.device("vda/vda2", "900:2");
+        made.device("vdb", "900:16");
+        made.mount("900:2", "/", "/");
+        made.mount("900:1", "/", "/boot/efi");
+        made.mount("900:16", "/", "/data");
         made
     }
 
@@ -85,23 +85,23 @@ impl Made {
 fn a_root_disk_with_nothing_but_an_os_holds_no_data() {
     let mut made = Made::new();
     made.put("data/x", "");
-    made.mount("254:2", "/var/lib/x", "/srv/bound");
+    made.mount("900:2", "/var/lib/x", "/srv/bound");
     assert_eq!(made.found(&["/data", "/data/not/there/yet"]), <[&str; 0]>::default());
 }
 
 #[test]
 fn a_foreign_filesystem_on_the_root_disk_is_found() {
     let mut made = Made::new();
-    made.device("vda/vda3", "254:3");
+    made.device("vda/vda3", "900:3");
     assert_eq!(made.found(&[]), <[&str; 0]>::default(), "nobody uses it");
-    made.mount("254:3", "/", "/home");
+    made.mount("900:3", "/", "/home");
     assert_eq!(made.found(&[]), ["/home"]);
 }
 
 #[test]
 fn a_volume_on_the_root_disk_is_found_mounted_or_not() {
     let mut made = Made::new();
-    made.device("vda/vda3", "254:3");
+    made.device("vda/vda3", "900:3");
     made.device("dm-0", "253:0");
     made.hold("vda/vda3", "dm-0");
     assert_eq!(made.found(&[]), ["/dev/dm-0"]);
@@ -150,7 +150,7 @@ fn refusal_of_root_on(facts: &[(&str, &str)], kind: &str) -> String {
     made.put("proc/self/mountinfo", &format!("22 1 {number} / / rw - {kind} /dev/vda2 rw\n"));
     if !facts.is_empty() {
         made.device("top", &number);
-        made.put("sys/devices/top/slaves/vda2/dev", "254:2");
+        made.put("sys/devices/top/slaves/vda2/dev", "900:2");
         for (file, text) in facts {
             made.put(&format!("sys/devices/top/{file}"), text);
         }
