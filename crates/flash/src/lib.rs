@@ -7,6 +7,7 @@ mod apply;
 pub mod boot_area;
 mod compare;
 mod dirty;
+mod drift;
 pub mod error;
 mod examine;
 mod gather;
@@ -27,6 +28,7 @@ pub mod verdict;
 mod work;
 
 pub use boot_area::Meanwhile;
+pub use drift::BlockSet;
 pub use error::{Error, Result};
 pub use geometry::Geometry;
 pub use place::Place;

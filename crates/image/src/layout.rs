@@ -198,6 +198,11 @@ impl Gpt {
 }
 
 impl Partition {
+    /// Whether firmware looks for loaders there.
+    pub(crate) fn is_efi_system(&self) -> bool {
+        self.kind == Kind::EfiSystem
+    }
+
     /// A partition of `sectors` sectors, if it lies within the disk.
     fn new(disk: &dyn ReadAt, sector_size: u32, first: u64, sectors: u64, kind: Kind) -> Option<Self> {
         let offset = first.checked_mul(sector_size.into())?;

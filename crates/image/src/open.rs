@@ -11,7 +11,7 @@ use store::Transfer;
 use crate::codec;
 use crate::digest::{self, Tree};
 use crate::recent::Recent;
-use crate::table::{BlockPage, ChunkPage, Directory, Frame, Geometry, Kind, Malformed};
+use crate::table::{BlockPage, Chunk, ChunkPage, Directory, Frame, Geometry, Kind, Malformed};
 
 /// How often what came without an error and is wrong is fetched again: what keeps being wrong is so in the store.
 pub const REFETCHES_MAX: u32 = 3;
@@ -81,6 +81,22 @@ impl Image {
             chunk_pages: Recent::new(CHUNK_PAGES_KEPT),
             block_pages: Recent::new(BLOCK_PAGES_KEPT),
         })
+    }
+
+    /// The same image once more, for somebody who keeps one for himself.
+    pub fn again(&self) -> Result<Self, Error> {
+        Self::open(self.transfer.clone(), &self.folder, self.manifest.clone())
+    }
+
+    /// Bytes of the disk that are not zero, in whole chunks. Reads every page of the chunk table.
+    pub fn used_bytes(&self) -> Result<u64, Error> {
+        let mut used = 0;
+        for number in 0..self.page_count() {
+            let page = self.chunk_page(number)?;
+            let data = (page.first..).zip(&page.chunks).filter(|(_, chunk)| **chunk != Chunk::Zero);
+            used += data.map(|(chunk, _)| u64::from(self.geometry.chunk_length(chunk))).sum::<u64>();
+        }
+        Ok(used)
     }
 
     /// Its manifest.

@@ -184,6 +184,62 @@ pub struct Facts {
     /// Installed packages: name to version.
     #[serde(default)]
     pub packages: BTreeMap<String, String>,
+    /// What happens when the image boots; absent where nobody looked: releases before this field, or a disk that could
+    /// not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setup: Option<Setup>,
+}
+
+/// What happens when an image boots, and who can get in then.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// What would make filesystems, partitions, arrays or encrypted volumes.
+    #[serde(default)]
+    pub formats: Vec<Formats>,
+    /// Files of public keys that let somebody in. Of use only with an SSH server.
+    #[serde(default)]
+    pub authorized_keys: Vec<String>,
+    /// Users who have a password.
+    #[serde(default)]
+    pub passwords: Vec<String>,
+    /// Files that make a console ask nobody who he is.
+    #[serde(default)]
+    pub open_consoles: Vec<String>,
+    /// Programs that carry out what a metadata service says, or let people in that it names: `cloud-init`.
+    #[serde(default)]
+    pub cloud_agents: Vec<String>,
+    /// Whether an SSH server is there.
+    #[serde(default)]
+    pub has_ssh_server: bool,
+    /// Whether Keepstate's agent is there and starts.
+    #[serde(default)]
+    pub has_agent: bool,
+    /// Programs on the EFI system partition.
+    #[serde(default)]
+    pub efi_programs: Programs,
+    /// The kernels below `/boot`, as programs that firmware or a boot loader checks.
+    #[serde(default)]
+    pub kernels: Programs,
+}
+
+/// A line of a file that formats something.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Formats {
+    /// Where it stands.
+    pub file: String,
+    /// The line, shortened.
+    pub line: String,
+}
+
+/// EFI programs, by whether they carry a signature. By whom it is does not show.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Programs {
+    /// Names or places of those that do.
+    #[serde(default)]
+    pub signed: Vec<String>,
+    /// Names or places of those that do not.
+    #[serde(default)]
+    pub unsigned: Vec<String>,
 }
 
 /// Why a document is not a manifest that this release can use.

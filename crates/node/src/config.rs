@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::identity;
+use crate::preflight;
 
 /// Where it stands.
 pub const PATH: &str = "/etc/keepstate/node.toml";
@@ -26,6 +27,12 @@ pub struct Config {
     /// Directories that hold data: who owns them is compared with the image's users.
     #[serde(default)]
     pub data: Vec<PathBuf>,
+    /// Refusals of preflight that are taken for warnings: of `preflight::ACCEPTABLE`.
+    #[serde(default)]
+    pub accept: Vec<String>,
+    /// Pairs of datastore versions of which the second may start on the first one's data.
+    #[serde(default)]
+    pub compatible: Vec<Pair>,
     /// Directory of hooks.
     #[serde(default = "hooks")]
     pub hooks: PathBuf,
@@ -54,6 +61,18 @@ impl Default for Imager {
     fn default() -> Self {
         Self { deadline_seconds: 600 }
     }
+}
+
+/// Two versions of a datastore that the owner declares compatible, as `[[compatible]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pair {
+    /// Its name, `mariadb`: of `preflight::datastores::ALL`.
+    pub datastore: String,
+    /// What runs on the node, `10.11`.
+    pub from: String,
+    /// What the image has, `11.8`; `none`, if it needs none.
+    pub to: String,
 }
 
 /// What the new OS has to show.
@@ -106,6 +125,15 @@ impl Config {
                 "an imager without any time cannot even find the disk: deadline-seconds has to be above zero",
             );
         }
+        let acceptable = preflight::ACCEPTABLE;
+        if let Some(other) = config.accept.iter().find(|accept| !acceptable.contains(&accept.as_str())) {
+            return wrong(&format!("accept cannot have {other:?}: it takes {}", acceptable.join(", ")));
+        }
+        let known = |name: &str| preflight::datastores::ALL.iter().any(|datastore| datastore.name == name);
+        if let Some(pair) = config.compatible.iter().find(|pair| !known(&pair.datastore)) {
+            let names = preflight::datastores::ALL.map(|datastore| datastore.name);
+            return wrong(&format!("{:?} is no datastore that is known: {}", pair.datastore, names.join(", ")));
+        }
         if config.trial.deadline_seconds == 0 {
             return wrong("a trial without any time cannot succeed: deadline-seconds has to be above zero");
         }
@@ -137,8 +165,19 @@ mod tests {
     }
 
     #[test]
+    fn what_the_owner_takes_upon_himself_is_read() {
+        let text = "place = '/data/keepstate'\naccept = ['login']\n\
+                    [[compatible]]\ndatastore = 'mariadb'\nfrom = '10.11'\nto = '11.8'\n";
+        let config = parse(text).unwrap();
+        assert_eq!(config.accept, ["login"]);
+        assert_eq!((&*config.compatible[0].from, &*config.compatible[0].to), ("10.11", "11.8"));
+    }
+
+    #[test]
     fn a_mistake_is_named() {
         for (text, says) in [
+            ("place = '/data'\naccept = ['root disk']", "first boot"),
+            ("place = '/data'\n[[compatible]]\ndatastore = 'postgres'\nfrom = '15'\nto = '17'", "postgresql"),
             ("", "place"),
             ("place = 'data'", "absolute"),
             ("place = '/data'\nplcae = 1", "plcae"),

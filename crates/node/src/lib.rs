@@ -20,6 +20,7 @@ pub mod machine;
 mod names;
 pub mod node;
 pub mod outage;
+mod packages;
 pub mod place;
 pub mod preflight;
 pub mod record;
@@ -27,6 +28,7 @@ mod staging;
 pub mod state;
 pub mod trial;
 pub mod upgrade;
+pub mod verify;
 
 pub use config::Config;
 pub use error::{Error, Result};

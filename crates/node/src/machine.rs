@@ -24,6 +24,45 @@ impl Machine {
         Self { root: root.into() }
     }
 
+    /// Where `path`, absolute on that machine, stands for this process.
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// The root directory below which it tells.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What a path of that machine leads to, links resolved, as that machine names it.
+    pub fn real(&self, path: impl AsRef<Path>) -> Option<PathBuf> {
+        let real = fs::canonicalize(self.path(path)).ok()?;
+        let root = fs::canonicalize(&self.root).ok()?;
+        Some(Path::new("/").join(real.strip_prefix(root).ok()?))
+    }
+
+    /// The paths that a pattern names, each `*` being any one name without a dot before it; sorted.
+    pub fn matching(&self, pattern: &str) -> Vec<PathBuf> {
+        let mut found = vec![PathBuf::from("/")];
+        for part in pattern.split('/').filter(|part| !part.is_empty()) {
+            found = found.iter().flat_map(|folder| self.below_folder(folder, part)).collect();
+        }
+        found
+    }
+
+    fn below_folder(&self, folder: &Path, part: &str) -> Vec<PathBuf> {
+        if part != "*" {
+            let path = folder.join(part);
+            return if self.path(&path).exists() { vec![path] } else { Vec::new() };
+        }
+        let entries = fs::read_dir(self.path(folder)).into_iter().flatten().flatten();
+        let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+        names.retain(|name| !name.to_string_lossy().starts_with('.'));
+        names.sort();
+        names.into_iter().map(|name| folder.join(name)).collect()
+    }
+
     fn text(&self, path: &str) -> Option<String> {
         fs::read_to_string(self.root.join(path)).ok()
     }
@@ -83,5 +122,9 @@ mod tests {
         assert_eq!(machine.boot_mode(), BootMode::Uefi);
         assert_eq!(machine.os_release("VERSION_ID").as_deref(), Some("12"));
         assert_eq!(machine.os_release("VERSION"), None);
+        assert_eq!(machine.matching("/proc/*/kernel"), [Path::new("/proc/sys/kernel")]);
+        assert_eq!(machine.matching("/proc/*/none"), <[&Path; 0]>::default());
+        assert_eq!(machine.real("/etc/../proc"), Some("/proc".into()));
+        assert_eq!(machine.real("/nothing"), None);
     }
 }

@@ -8,6 +8,7 @@
 //! PLACE/environment.json  how the store is reached, credentials too: the way back may need it
 //! PLACE/outage.json    how long the last upgrade was away, with its parts
 //! PLACE/failures.json  which images have failed their trial
+//! PLACE/committed/     the documents of the image that was committed last, for `verify`
 //! PLACE/imager.json    how the imager's last job ended
 //! PLACE/imager.log     what the imager said
 //! ```
@@ -68,6 +69,38 @@ impl Place {
     /// The way back.
     pub fn undo(&self) -> PathBuf {
         self.0.join("undo.log")
+    }
+
+    /// Documents of the image that was committed last.
+    pub fn committed(&self) -> PathBuf {
+        self.0.join("committed")
+    }
+
+    /// Keeps the documents that the stage has, in the place of those kept before. The manifest goes last: where it is, the
+    /// others are.
+    pub fn keep_documents(&self) -> Result<()> {
+        let (stage, kept) = (self.stage(), self.committed());
+        let manifest = stage.join(image::MANIFEST);
+        let failed = |doing, path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::File { doing, path, source }
+        };
+        let bytes = fs::read(&manifest).map_err(failed("reading", &manifest))?;
+        let tables = model::Manifest::from_bytes(&bytes).map_err(|error| {
+            let source = std::io::Error::other(error);
+            Error::File { doing: "reading", path: manifest.clone(), source }
+        })?;
+        gone(kept.clone(), |path| fs::remove_dir_all(path))?;
+        fs::create_dir(&kept).map_err(failed("making", &kept))?;
+        let names = [&*tables.chunk_table.object, &*tables.block_table.object, image::SIGNATURE, image::MANIFEST];
+        for name in names {
+            match fs::rename(stage.join(name), kept.join(name)) {
+                // An image need not be signed.
+                Err(error) if name == image::SIGNATURE && error.kind() == std::io::ErrorKind::NotFound => {}
+                moved => moved.map_err(failed("moving", &stage.join(name)))?,
+            }
+        }
+        Ok(())
     }
 
     /// Which serials were accepted.
@@ -152,6 +185,26 @@ mod tests {
         assert_eq!(on("/data"), Some("/".into()));
         assert_eq!(on("/srv/keepstate"), Some("/sub/keepstate".into()), "a part of a filesystem is mounted");
         assert_eq!(on("/database"), Some("/database".into()), "a name that only begins alike");
+    }
+
+    #[test]
+    fn the_documents_of_a_committed_image_outlive_its_stage() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::at(folder.path());
+        assert!(place.keep_documents().unwrap_err().to_string().contains("manifest.json"), "there is no stage");
+        let manifest = include_bytes!("../../model/tests/manifest.json");
+        for round in ["first", "second"] {
+            fs::create_dir(place.stage()).unwrap();
+            fs::write(place.stage().join(image::MANIFEST), manifest).unwrap();
+            let tables = model::Manifest::from_bytes(manifest).unwrap();
+            for object in [&tables.chunk_table.object, &tables.block_table.object] {
+                fs::write(place.stage().join(object), round).unwrap();
+            }
+            place.keep_documents().unwrap();
+            place.clear().unwrap();
+            assert_eq!(fs::read(place.committed().join(image::MANIFEST)).unwrap(), manifest);
+            assert_eq!(fs::read_to_string(place.committed().join(&tables.chunk_table.object)).unwrap(), round);
+        }
     }
 
     #[test]

@@ -195,6 +195,10 @@ impl Node {
                 tracing::warn!(%error, "the accepted serial could not be noted");
             }
         }
+        // What `verify` compares with later. Without it an image has to be named.
+        if let Err(error) = self.place.keep_documents() {
+            tracing::warn!(%error, "the committed image's documents could not be kept");
+        }
         self.note(step::COMMIT, What::Done, None)?;
         failures::forget(&self.place.failures(), &record.manifest)?;
         self.place.clear()?;

@@ -1,6 +1,5 @@
 //! From an image to the imager: preflight, prepare, drain, quiesce, arm, enter.
 
-use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
@@ -17,11 +16,11 @@ use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
 use crate::node::Node;
 use crate::outage::{self, Outage, Started};
-use crate::preflight::{self, DataOwner, Facts, Finding, RootDisk};
+use crate::preflight::Depth;
 use crate::record::{FORMAT, Record};
 use crate::staging::Staging;
 use crate::state::{State, step};
-use crate::{enter, environment, failures, identity, names};
+use crate::{enter, environment, failures, identity};
 
 /// What the steps of an upgrade share.
 struct Under {
@@ -41,35 +40,6 @@ impl Under {
 }
 
 impl Node {
-    /// Looks at everything that can be known to be wrong. Changes nothing.
-    pub fn preflight(&self, opened: &Opened) -> Vec<Finding> {
-        let manifest = opened.image.manifest();
-        let target = Target::below(Path::new("/"));
-        // Where it is not there yet, it will be made where its parent is.
-        let place = self.place.directory().ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-        let place_on_root_disk = Target::below(place).map_err(|error| error.to_string()).and_then(|below| {
-            let root = target.as_ref().map_err(ToString::to_string)?;
-            Ok(below.path == root.path)
-        });
-        let root_disk = target.map_err(|error| error.to_string()).map(|target| RootDisk {
-            path: target.path.display().to_string(),
-            size: target.size,
-            sector_size: target.sector_size,
-        });
-        let program_size = fs::metadata(enter::PROGRAM).map_or(0, |data| data.len());
-        preflight::check(&Facts {
-            manifest,
-            root_disk,
-            place_on_root_disk,
-            memory_available: self.machine.memory_available(),
-            program_size,
-            boot_mode: self.machine.boot_mode(),
-            architecture: std::env::consts::ARCH,
-            takeover: enter::check(preflight::IMAGER_BYTES + program_size),
-            data_owners: self.config.data.iter().flat_map(|path| data_owners(path)).collect(),
-        })
-    }
-
     /// Stages and logs everything, and predicts. The node serves meanwhile, and a reboot notices nothing.
     ///
     /// Gives what the flash will do, and the outage that it will be.
@@ -122,7 +92,7 @@ impl Node {
     }
 
     fn begin(&self, opened: Opened, again: bool, watch: Box<dyn Watch>) -> Result<Under> {
-        let findings = self.preflight(&opened);
+        let findings = self.preflight(&opened, Depth::Refusals);
         let refusals: Vec<_> = findings.iter().filter(|f| f.is_refusal()).map(ToString::to_string).collect();
         if !refusals.is_empty() {
             return Err(Error::Refused(refusals.join("\n")));
@@ -201,26 +171,6 @@ fn hook_step(name: &'static str, moment: Moment) -> Step<Under> {
 fn undrain(under: &mut Under) -> Result<(), Failure> {
     let told = Told { moment: Moment::Undrain, upgrade: &under.record.id, image: &under.record.image };
     hooks::run(&under.node.config.hooks, &told, Instant::now() + hooks::LIMIT).map(|_| ())
-}
-
-/// Owners of a data directory and of what stands directly in it.
-fn data_owners(path: &Path) -> Vec<DataOwner> {
-    use std::os::unix::fs::MetadataExt;
-    let names = |table: &str, number: u32| names::of(&fs::read_to_string(table).unwrap_or_default(), number);
-    let inside = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut owners: Vec<DataOwner> = Vec::new();
-    for path in std::iter::once(path.to_owned()).chain(inside) {
-        let Ok(data) = fs::symlink_metadata(&path) else { continue };
-        if owners.iter().any(|owner| (owner.user.0, owner.group.0) == (data.uid(), data.gid())) {
-            continue;
-        }
-        owners.push(DataOwner {
-            path: path.display().to_string(),
-            user: (data.uid(), names("/etc/passwd", data.uid())),
-            group: (data.gid(), names("/etc/group", data.gid())),
-        });
-    }
-    owners
 }
 
 fn last(error: impl std::error::Error) -> Failure {

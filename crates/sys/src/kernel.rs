@@ -4,6 +4,7 @@
 
 mod attributes;
 mod descriptors;
+mod extents;
 mod kexec;
 mod modules;
 mod mounts;
@@ -12,6 +13,7 @@ mod watchdog;
 
 pub use attributes::{is_immutable, set_immutable};
 pub use descriptors::close_inherited;
+pub use extents::extents;
 pub use kexec::{kexec_load, kexec_unload};
 pub use modules::{Loaded, load_module};
 pub use mounts::{Flags, bind, detach, make_private, mount, move_mount, pivot_root, unmount};

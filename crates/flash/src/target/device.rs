@@ -21,6 +21,14 @@ impl Roots {
         Self { sys: "/sys".into(), proc: "/proc".into(), dev: "/dev".into(), made_up: false }
     }
 
+    /// Those of the machine whose root directory is `root`: this one's, or a made-up one's.
+    pub(super) fn below(root: &Path) -> Self {
+        if root == Path::new("/") {
+            return Self::here();
+        }
+        Self { sys: root.join("sys"), proc: root.join("proc"), dev: root.join("dev"), made_up: true }
+    }
+
     /// All block devices, disks and partitions, by name.
     pub(super) fn devices(&self) -> io::Result<Vec<Device>> {
         let mut devices = Vec::new();
@@ -213,7 +221,11 @@ impl Device {
     /// What it is and what it is called by those who made it: `device mapper vg-root`.
     pub(super) fn description(&self) -> String {
         if let Some(name) = self.text("dm/name") {
-            return format!("device mapper {name}");
+            // Those who make a mapping say in its UUID what they are.
+            let uuid = self.text("dm/uuid").unwrap_or_default();
+            let maker = [("LVM-", "LVM volume"), ("CRYPT-", "encrypted volume (LUKS)"), ("mpath-", "multipath disk")];
+            let maker = maker.iter().find(|(prefix, _)| uuid.starts_with(prefix)).map(|(_, what)| what);
+            return maker.map_or(format!("device mapper {name}"), |what| format!("{what} {name}"));
         }
         if self.folder.join("md").is_dir() {
             return match self.text("md/level") {

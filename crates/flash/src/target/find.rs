@@ -240,7 +240,14 @@ fn device_below(roots: &Roots, path: &Path) -> Result<Device, Refusal> {
     };
     let number = format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
     // Filesystems of several devices (btrfs) and of none (tmpfs, overlay) have numbers that no device has.
-    let on = || format!("no block device that the kernel names ({number})");
+    let on = || {
+        let table = fs::read_to_string(roots.proc.join("self/mountinfo")).unwrap_or_default();
+        let mount = sys::mountinfo::parse(&table).into_iter().rev().find(|mount| mount.number == number);
+        match mount {
+            Some(mount) => format!("{} ({}), which has no block device of its own", mount.kind, mount.source.display()),
+            None => format!("no block device that the kernel names ({number})"),
+        }
+    };
     devices(roots)?
         .into_iter()
         .find(|device| device.number == number)

@@ -156,6 +156,12 @@ impl Target {
         find::below(&Roots::here(), path)
     }
 
+    /// The same on the machine whose root directory is `machine`: what stands at `path` there, as that machine's kernel
+    /// describes its devices.
+    pub fn below_on(machine: &Path, path: &Path) -> Result<Self, Refusal> {
+        find::below(&Roots::below(machine), &machine.join(path.strip_prefix("/").unwrap_or(path)))
+    }
+
     /// Refuses the disk while anybody uses it, or if the image does not fit it. Opens nothing for writing.
     pub fn check(&self, demands: &Demands) -> Result<(), Refusal> {
         check::check(&Roots::here(), self, demands)

@@ -1,14 +1,20 @@
 //! What an image's root filesystem says of itself: read without mounting, through [`ReadAt`].
 
+mod efi;
+mod files;
+pub mod first_boot;
+mod setup;
 mod text;
 
+pub use files::ImageFiles;
 pub(crate) use text::os_release;
+pub use text::{dpkg_status, ids};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ext4_view::{Ext4, Ext4Read};
-use model::manifest::Facts;
+use model::manifest::{Facts, Setup};
 
 use crate::layout::Layout;
 use crate::view::ReadAt;
@@ -30,6 +36,28 @@ pub struct Found {
 /// Looks for a root filesystem on `disk` and reads its facts. Never fails: what cannot be read is told in the notes.
 pub fn read(disk: &Arc<dyn ReadAt>, layout: &Layout) -> Found {
     let mut found = Found::default();
+    let Some((filesystem, os_release)) = root(disk, layout, &mut found.notes) else {
+        found.notes.push("no facts: no root filesystem was found that can be read".to_owned());
+        return found;
+    };
+    match read_root(&filesystem, &os_release) {
+        Ok(facts) => {
+            let setup = setup::read(&filesystem, &facts).and_then(|setup| {
+                let efi_programs = efi::programs(&**disk, layout).map_err(|why| why.to_string())?;
+                Ok(Setup { efi_programs, ..setup })
+            });
+            let setup =
+                setup.inspect_err(|why| found.notes.push(format!("what happens at boot cannot be told: {why}")));
+            found.facts = Some(Facts { setup: setup.ok(), ..facts });
+            found.architecture = architecture(&filesystem);
+        }
+        Err(why) => found.notes.push(format!("no facts: {why}")),
+    }
+    found
+}
+
+/// The first root filesystem on `disk`, with its os-release.
+fn root(disk: &Arc<dyn ReadAt>, layout: &Layout, notes: &mut Vec<String>) -> Option<(Ext4, String)> {
     // A disk without a partition table may be one filesystem.
     let whole = [(0, disk.size())];
     let partitions = layout.partitions.iter().map(|partition| (partition.offset, partition.length));
@@ -37,24 +65,23 @@ pub fn read(disk: &Arc<dyn ReadAt>, layout: &Layout) -> Found {
         let place = if number == 0 { "the whole disk".to_owned() } else { format!("partition {number}") };
         let part = Part { disk: Arc::clone(disk), offset, length };
         match Ext4::load(Box::new(part)) {
-            Ok(filesystem) => match read_root(&filesystem) {
-                Ok(Some(facts)) => {
-                    found.facts = Some(facts);
-                    found.architecture = architecture(&filesystem);
-                    return found;
-                }
-                Ok(None) => found.notes.push(format!("{place} holds an ext4 without an os-release: no root")),
-                Err(why) => found.notes.push(format!("{place} holds an ext4 that cannot be read: {why}")),
+            Ok(filesystem) => match os_release_of(&filesystem) {
+                Ok(Some(os_release)) => return Some((filesystem, os_release)),
+                Ok(None) => notes.push(format!("{place} holds an ext4 without an os-release: no root")),
+                Err(why) => notes.push(format!("{place} holds an ext4 that cannot be read: {why}")),
             },
             Err(_) => {
                 if let Some(kind) = other_filesystem(&**disk, offset, length) {
-                    found.notes.push(format!("{place} holds {kind}, which is not read (ext4 is)"));
+                    notes.push(format!("{place} holds {kind}, which is not read (ext4 is)"));
                 }
             }
         }
     }
-    found.notes.push("no facts: no root filesystem was found that can be read".to_owned());
-    found
+    None
+}
+
+fn os_release_of(root: &Ext4) -> Result<Option<String>, String> {
+    Ok(file(root, "/etc/os-release")?.or(file(root, "/usr/lib/os-release")?))
 }
 
 /// A filesystem's view of its part of the disk.
@@ -73,20 +100,17 @@ impl Ext4Read for Part {
     }
 }
 
-/// The facts, none if this is no root.
-fn read_root(root: &Ext4) -> Result<Option<Facts>, String> {
-    let Some(os_release) = file(root, "/etc/os-release")?.or(file(root, "/usr/lib/os-release")?) else {
-        return Ok(None);
-    };
+fn read_root(root: &Ext4, os_release: &str) -> Result<Facts, String> {
     let text = |path| Ok::<_, String>(file(root, path)?.unwrap_or_default());
-    Ok(Some(Facts {
-        os_release: text::os_release(&os_release),
+    Ok(Facts {
+        os_release: text::os_release(os_release),
         kernels: kernels(root)?,
         fstab: text::fstab(&text("/etc/fstab")?),
         users: text::ids(&text("/etc/passwd")?),
         groups: text::ids(&text("/etc/group")?),
         packages: text::dpkg_status(&text("/var/lib/dpkg/status")?),
-    }))
+        setup: None,
+    })
 }
 
 /// A text file; none if it is missing. What is no UTF-8 is replaced.

@@ -31,6 +31,10 @@ fn ext4() -> Vec<u8> {
     elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
     elf[18] = 183;
     write(&root, "usr/lib/systemd/systemd", elf);
+    write(&root, "etc/systemd/system/disks.service", "[Service]\nExecStart=/opt/disks\n");
+    write(&root, "opt/disks", "#!/bin/sh\nmkfs.ext4 /dev/vdb\n");
+    std::os::unix::fs::symlink("/dev/null", root.join("etc/systemd/system/masked.service")).unwrap();
+    write(&root, "etc/shadow", "root::1::\n");
     let image = dir.path().join("image");
     let done =
         Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&root).arg(&image).arg("16M").output().unwrap();
@@ -61,6 +65,10 @@ fn facts_are_read_from_an_ext4_with_and_without_a_partition_table() {
         assert_eq!(facts.groups["root"], 0);
         assert_eq!(facts.packages["bash"], "5.2");
         assert_eq!(found.architecture.as_deref(), Some("aarch64"));
+        let setup = facts.setup.expect("what happens at boot");
+        assert_eq!(setup.formats[0].file, "/opt/disks");
+        assert_eq!(setup.passwords, ["root"]);
+        assert_eq!(setup.kernels.unsigned, ["/boot/vmlinuz", "/boot/vmlinuz-6.1.0-9-amd64"]);
         assert_eq!(found.notes.iter().any(|note| note.contains("XFS")), is_partitioned, "{:?}", found.notes);
     }
 }

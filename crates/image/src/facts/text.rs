@@ -33,7 +33,7 @@ pub(super) fn fstab(text: &str) -> Vec<String> {
 }
 
 /// `/etc/passwd` and `/etc/group`: the first field is the name, the third the number.
-pub(super) fn ids(text: &str) -> BTreeMap<String, u32> {
+pub fn ids(text: &str) -> BTreeMap<String, u32> {
     let entry = |line: &str| {
         let mut fields = line.split(':');
         let (name, number) = (fields.next()?, fields.nth(1)?);
@@ -44,7 +44,7 @@ pub(super) fn ids(text: &str) -> BTreeMap<String, u32> {
 
 /// `/var/lib/dpkg/status`: packages that are installed, whatever else is asked of them. Those of a foreign architecture
 /// are named `name:architecture` when another of the name is there.
-pub(super) fn dpkg_status(text: &str) -> BTreeMap<String, String> {
+pub fn dpkg_status(text: &str) -> BTreeMap<String, String> {
     let mut packages = BTreeMap::new();
     for paragraph in text.split("\n\n") {
         let field = |wanted: &str| {

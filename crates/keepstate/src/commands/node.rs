@@ -1,5 +1,7 @@
 //! `keepstate node`: one node's upgrade, from the node's side.
 
+mod verify;
+
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -21,7 +23,8 @@ Examples:
   keepstate node preflight debian:stable
   keepstate node prepare debian:stable
   keepstate node upgrade debian:stable --yes
-  keepstate node status";
+  keepstate node status
+  keepstate node verify";
 
 /// Upgrade this node: replace its OS, keep its state.
 #[derive(clap::Args, Debug)]
@@ -50,6 +53,8 @@ enum Command {
     Rollback(Sure),
     /// Take back what was prepared
     Abort,
+    /// Compare the root disk with its image, and say which files differ; change nothing
+    Verify(Verify),
     /// Learn what the imager did, and try the new OS: run once after every boot
     Trial,
 }
@@ -116,6 +121,18 @@ struct IsPrepared<'a> {
     outage: Outage,
 }
 
+#[derive(clap::Args, Debug)]
+struct Verify {
+    /// The image; the one that was committed last, if none is named
+    #[arg(value_name = "IMAGE")]
+    image: Option<String>,
+    #[command(flatten)]
+    source: ImageArgs,
+    /// Read the disk no faster than so many bytes a second (K, M, G: powers of 1024); 0 is as fast as it can
+    #[arg(long, value_name = "BYTES", value_parser = flash::place::parse_size, default_value = "64M")]
+    bandwidth: u64,
+}
+
 /// Shows a flash's progress for as long as it lasts.
 struct Shown(Progress);
 
@@ -170,6 +187,7 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
             node.abort()?;
             status(&node, output)
         }
+        Command::Verify(verify) => self::verify::run(&node, verify, output),
         Command::Trial => {
             let came = match node.trial()? {
                 Came::Nothing => "nothing waits for a trial",
@@ -185,7 +203,7 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
 }
 
 fn preflight(node: &Node, opened: &Opened, output: &Output) -> Result<()> {
-    let findings = node.preflight(opened);
+    let findings = node.preflight(opened, node::preflight::Depth::Everything);
     let size = HumanBytes(opened.image.manifest().disk_size);
     output.print(&findings, || {
         let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();

@@ -1,0 +1,111 @@
+//! Collecting what preflight decides on. Nothing here decides, and nothing is changed.
+
+mod configuration;
+mod firmware;
+mod lost;
+mod needs;
+mod owners;
+mod room;
+mod root_disk;
+#[cfg(test)]
+mod tests;
+mod user_data;
+
+use std::fs;
+use std::path::Path;
+
+use flash::target::Target;
+use image::Opened;
+use image::facts::{ImageFiles, dpkg_status};
+
+use super::{Facts, Finding, IMAGER_BYTES, RootDisk, check};
+use crate::enter;
+use crate::identity;
+use crate::machine::Machine;
+use crate::node::Node;
+
+/// How much is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// What could be refused.
+    Refusals,
+    /// Also what will be lost: every file of every package is read.
+    Everything,
+}
+
+impl Node {
+    /// Looks at everything that can be known to be wrong. Changes nothing.
+    pub fn preflight(&self, opened: &Opened, depth: Depth) -> Vec<Finding> {
+        let machine = &self.machine;
+        let manifest = opened.image.manifest();
+        let target = Target::below_on(machine.root(), Path::new("/")).map_err(|error| error.to_string());
+        let place_on_root_disk = self.place_on_root_disk(&target);
+        let root_disk = target.map(|target| RootDisk {
+            path: target.path.display().to_string(),
+            size: target.size,
+            sector_size: target.sector_size,
+        });
+        let disk = root_disk.as_ref().map_err(Clone::clone).and_then(|disk| root_disk::parts(machine, &disk.path));
+        let program_size = fs::metadata(enter::PROGRAM).map_or(0, |data| data.len());
+        // What cannot be collected is not carried; arming says why.
+        let carried = identity::collect(&self.config.identity, machine.root()).map(|bundle| bundle.files);
+        let carried = carried
+            .unwrap_or_default()
+            .into_iter()
+            .map(|path| Path::new("/").join(path).display().to_string())
+            .collect::<Vec<_>>();
+        let way_in = enter::check(IMAGER_BYTES + program_size);
+        check(&Facts {
+            manifest,
+            place_on_root_disk,
+            on_root_disk: disk.as_ref().map_err(Clone::clone).map(|parts| parts.not_the_os(machine, &self.config.data)),
+            memory_available: machine.memory_available(),
+            program_size,
+            space: disk.as_ref().map_err(Clone::clone).and_then(|parts| self.space(opened, parts)),
+            boot_mode: machine.boot_mode(),
+            firmware: firmware::read(machine),
+            architecture: std::env::consts::ARCH,
+            way_in: way_in.map(|()| "takeover".into()).map_err(|why| format!("takeover: {why}")),
+            data_owners: self.config.data.iter().flat_map(|path| owners::of(machine, path)).collect(),
+            user_data: user_data::formats(machine),
+            needs: disk
+                .as_ref()
+                .map_err(Clone::clone)
+                .and_then(|parts| needs::collect(machine, parts, &files_of(opened))),
+            packages: packages(machine),
+            datastore_programs: needs::programs(machine),
+            compatible: &self.config.compatible,
+            keeps_authorized_keys: carried.iter().any(|path| path.contains("/.ssh/authorized_keys")),
+            carried,
+            lost: (depth == Depth::Everything).then(|| lost::collect(machine)),
+            accepted: &self.config.accept,
+            root_disk,
+        })
+    }
+
+    fn place_on_root_disk(&self, root: &Result<Target, String>) -> Result<bool, String> {
+        // Where it is not there yet, it will be made where its parent is.
+        let place = self.place.directory();
+        let place = place.ancestors().find(|path| self.machine.path(path).exists()).unwrap_or(Path::new("/"));
+        let below = Target::below_on(self.machine.root(), place).map_err(|error| error.to_string())?;
+        Ok(below.path == root.as_ref().map_err(Clone::clone)?.path)
+    }
+}
+
+/// Reads a file of an image, so much of it at most; none, if it has no such file.
+pub(super) type ReadFile<'a> = Box<dyn Fn(&str, usize) -> Result<Option<Vec<u8>>, String> + 'a>;
+
+/// The files of an image, which is looked into when the first is asked for.
+fn files_of(opened: &Opened) -> ReadFile<'_> {
+    let files = std::cell::OnceCell::new();
+    Box::new(move |path, bytes_max| match files.get_or_init(|| ImageFiles::open(&opened.image)) {
+        Ok(files) => files.start(path, bytes_max),
+        Err(why) => Err(why.clone()),
+    })
+}
+
+/// What dpkg says is installed; nothing without it.
+fn packages(machine: &Machine) -> Option<std::collections::BTreeMap<String, String>> {
+    let bytes = fs::read(machine.path("/var/lib/dpkg/status")).ok()?;
+    Some(dpkg_status(&String::from_utf8_lossy(&bytes))).filter(|packages| !packages.is_empty())
+}

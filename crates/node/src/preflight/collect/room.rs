@@ -1,0 +1,54 @@
+//! Room for stage and undo log.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use image::Opened;
+
+use super::root_disk::Parts;
+use crate::node::Node;
+use crate::preflight::Space;
+use crate::state::State;
+
+impl Node {
+    pub(super) fn space(&self, opened: &Opened, parts: &Parts) -> Result<Space, String> {
+        let machine = &self.machine;
+        let place = self.place.directory();
+        let there = place.ancestors().find(|path| machine.path(path).exists()).unwrap_or(Path::new("/"));
+        let cannot = |what: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", what.display());
+        let room = rustix::fs::statvfs(&machine.path(there)).map_err(|why| cannot(there, &why))?;
+        let kept = bytes_of(&machine.path(self.place.undo())) + bytes_of(&machine.path(self.place.stage()));
+        let mut root_used = 0;
+        for point in parts.os_mounts() {
+            let used = rustix::fs::statvfs(&machine.path(point)).map_err(|why| cannot(point, &why))?;
+            root_used += (used.f_blocks - used.f_bfree.min(used.f_blocks)) * used.f_frsize;
+        }
+        let status = self.status().map_err(|error| error.to_string())?;
+        let is_same = status.upgrade.is_some_and(|upgrade| upgrade.manifest == opened.digest);
+        Ok(Space {
+            available: room.f_bavail * room.f_frsize + kept,
+            image_used: opened.image.used_bytes().map_err(|error| error.to_string())?,
+            image_compressed: opened.image.manifest().payload.size,
+            documents: documents(opened),
+            root_used,
+            planned: (is_same && status.state == Some(State::Prepared)).then_some(kept),
+        })
+    }
+}
+
+/// The tables, which the stage holds, and the digests that both logs hold.
+fn documents(opened: &Opened) -> u64 {
+    /// A digest, and its share of its record.
+    const DIGEST_BYTES: u64 = 33;
+    let manifest = opened.image.manifest();
+    manifest.chunk_table.size + manifest.block_table.size + 2 * manifest.chunk_count() * DIGEST_BYTES
+}
+
+/// What a file, or the files directly in a directory, take.
+fn bytes_of(path: &Path) -> u64 {
+    const BLOCK_BYTES: u64 = 512;
+    let taken = |path: &Path| fs::symlink_metadata(path).map_or(0, |metadata| metadata.blocks() * BLOCK_BYTES);
+    let inside = fs::read_dir(path).into_iter().flatten().flatten();
+    taken(path) + inside.map(|entry| taken(&entry.path())).sum::<u64>()
+}

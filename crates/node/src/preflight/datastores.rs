@@ -1,0 +1,375 @@
+//! Datastores: by which versions their files on disk stay readable, and where their configuration names files.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Facts, Verdict, fine, refused, warning};
+
+/// How much of a version two of them must share for their files on disk to be the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Series {
+    /// The number in the package's name: `postgresql-15`.
+    InName,
+    /// The first number.
+    Major,
+    /// The first two.
+    Minor,
+}
+
+/// A datastore, as distributions and vendors package it for Debian.
+#[derive(Clone, Copy, Debug)]
+pub struct Datastore {
+    /// What it is called in node.toml.
+    pub name: &'static str,
+    /// Packages that hold its server; the first that is installed tells the version.
+    pub packages: &'static [&'static str],
+    /// What counts as the same format.
+    pub series: Series,
+    /// Its server's program, for machines without dpkg.
+    pub program: &'static str,
+    /// Files of its configuration, with `*` for any one name.
+    pub configuration: &'static [&'static str],
+    /// Keys there whose values are directories with data.
+    pub data: &'static [&'static str],
+    /// Where data stands if nothing is configured.
+    pub data_default: &'static str,
+    /// Keys there whose values are files that have to be there.
+    pub files: &'static [&'static str],
+    /// Files with secrets that are not named anywhere.
+    pub secrets: &'static [&'static str],
+    /// The way over a change of format.
+    pub way_over: &'static str,
+}
+
+const DUMP_AND_RESTORE: &str = "upgrade it first, within its own OS, by its documented way";
+
+/// All that are known. A key is compared without case, with `_` as `-`, by the end of its dotted name.
+pub const ALL: [Datastore; 15] = [
+    Datastore {
+        name: "postgresql",
+        packages: &["postgresql-"],
+        series: Series::InName,
+        program: "/usr/lib/postgresql/*/bin/postgres",
+        configuration: &["/etc/postgresql/*/*/postgresql.conf"],
+        data: &["data-directory"],
+        data_default: "/var/lib/postgresql",
+        files: &["ssl-cert-file", "ssl-key-file", "ssl-ca-file", "ssl-crl-file", "hba-file", "ident-file"],
+        secrets: &[],
+        way_over: "a cluster of one major version is not readable by another. Install both majors in an image, run \
+                   pg_upgradecluster (or pg_upgrade --link with both bin directories and both data directories) there, and \
+                   then use the image that has only the new one",
+    },
+    Datastore {
+        name: "mariadb",
+        packages: &["mariadb-server", "mariadb-server-core", "mariadb-server-core-", "mariadb-server-"],
+        series: Series::Minor,
+        program: "/usr/sbin/mariadbd",
+        configuration: MYSQL_CONFIGURATION,
+        data: &["datadir"],
+        data_default: "/var/lib/mysql",
+        files: MYSQL_FILES,
+        secrets: &[],
+        way_over: "a newer MariaDB opens the files of an older one and changes them for good (mariadb-upgrade); going back \
+                   needs a backup",
+    },
+    Datastore {
+        name: "mysql",
+        packages: &["mysql-server-core-", "mysql-community-server-core", "mysql-community-server", "mysql-server"],
+        series: Series::Minor,
+        program: "/usr/sbin/mysqld",
+        configuration: MYSQL_CONFIGURATION,
+        data: &["datadir"],
+        data_default: "/var/lib/mysql",
+        files: MYSQL_FILES,
+        secrets: &[],
+        way_over: "MySQL upgrades its files from one series to the next only, and never back",
+    },
+    Datastore {
+        name: "percona",
+        packages: &["percona-server-server"],
+        series: Series::Minor,
+        program: "/usr/sbin/mysqld",
+        configuration: MYSQL_CONFIGURATION,
+        data: &["datadir"],
+        data_default: "/var/lib/mysql",
+        files: MYSQL_FILES,
+        secrets: &[],
+        way_over: "Percona Server upgrades its files from one series to the next only, and never back",
+    },
+    Datastore {
+        name: "etcd",
+        packages: &["etcd-server", "etcd"],
+        series: Series::Minor,
+        program: "/usr/bin/etcd",
+        configuration: &["/etc/default/etcd", "/etc/etcd/etcd.conf", "/etc/etcd/etcd.conf.yml"],
+        data: &["data-dir", "wal-dir"],
+        data_default: "/var/lib/etcd",
+        files: &["cert-file", "key-file", "trusted-ca-file", "client-crl-file"],
+        secrets: &[],
+        way_over: "etcd upgrades one minor version at a time, and the cluster keeps the oldest member's until all have gone",
+    },
+    Datastore {
+        name: "cassandra",
+        packages: &["cassandra", "dse"],
+        series: Series::Major,
+        program: "/usr/sbin/cassandra",
+        configuration: &["/etc/cassandra/cassandra.yaml"],
+        data: &["data-file-directories", "commitlog-directory", "hints-directory", "cdc-raw-directory"],
+        data_default: "/var/lib/cassandra",
+        files: &["keystore", "truststore"],
+        secrets: &["/etc/cassandra/.keystore", "/etc/cassandra/.truststore"],
+        way_over: "upgrade major by major, with nodetool upgradesstables after each",
+    },
+    Datastore {
+        name: "elasticsearch",
+        packages: &["elasticsearch"],
+        series: Series::Major,
+        program: "/usr/share/elasticsearch/bin/elasticsearch",
+        configuration: &["/etc/elasticsearch/elasticsearch.yml"],
+        data: &["path.data"],
+        data_default: "/var/lib/elasticsearch",
+        files: ELASTIC_FILES,
+        secrets: &["/etc/elasticsearch/elasticsearch.keystore"],
+        way_over: "go to the last minor of the old major first; indices of an older one have to be made anew",
+    },
+    Datastore {
+        name: "opensearch",
+        packages: &["opensearch"],
+        series: Series::Major,
+        program: "/usr/share/opensearch/bin/opensearch",
+        configuration: &["/etc/opensearch/opensearch.yml"],
+        data: &["path.data"],
+        data_default: "/var/lib/opensearch",
+        files: ELASTIC_FILES,
+        secrets: &["/etc/opensearch/opensearch.keystore"],
+        way_over: "go to the last minor of the old major first; indices of an older one have to be made anew",
+    },
+    Datastore {
+        name: "redis",
+        packages: &["redis-server", "redis"],
+        series: Series::Major,
+        program: "/usr/bin/redis-server",
+        configuration: &["/etc/redis/redis.conf"],
+        data: &["dir"],
+        data_default: "/var/lib/redis",
+        files: &[
+            "tls-cert-file",
+            "tls-key-file",
+            "tls-ca-cert-file",
+            "tls-client-cert-file",
+            "tls-client-key-file",
+            "aclfile",
+        ],
+        secrets: &[],
+        way_over: "a newer Redis reads an older one's files, an older one not a newer's",
+    },
+    Datastore {
+        name: "valkey",
+        packages: &["valkey-server", "valkey"],
+        series: Series::Major,
+        program: "/usr/bin/valkey-server",
+        configuration: &["/etc/valkey/valkey.conf"],
+        data: &["dir"],
+        data_default: "/var/lib/valkey",
+        files: &[
+            "tls-cert-file",
+            "tls-key-file",
+            "tls-ca-cert-file",
+            "tls-client-cert-file",
+            "tls-client-key-file",
+            "aclfile",
+        ],
+        secrets: &[],
+        way_over: "a newer Valkey reads an older one's files, an older one not a newer's",
+    },
+    Datastore {
+        name: "zookeeper",
+        packages: &["zookeeper", "zookeeperd"],
+        series: Series::Minor,
+        program: "/usr/share/zookeeper/bin/zkServer.sh",
+        configuration: &["/etc/zookeeper/conf/zoo.cfg"],
+        data: &["datadir", "datalogdir"],
+        data_default: "/var/lib/zookeeper",
+        files: &[
+            "ssl.keystore.location",
+            "ssl.truststore.location",
+            "ssl.quorum.keystore.location",
+            "ssl.quorum.truststore.location",
+        ],
+        secrets: &["/etc/zookeeper/conf/myid"],
+        way_over: "upgrade minor by minor, and the leader last",
+    },
+    Datastore {
+        name: "kafka",
+        packages: &["kafka", "confluent-server", "confluent-kafka", "confluent-community-2.13"],
+        series: Series::Minor,
+        program: "/opt/kafka/bin/kafka-server-start.sh",
+        configuration: &[
+            "/etc/kafka/server.properties",
+            "/etc/kafka/kraft/server.properties",
+            "/opt/kafka/config/server.properties",
+        ],
+        data: &["log.dirs", "log.dir", "metadata.log.dir"],
+        data_default: "/var/lib/kafka",
+        files: &["ssl.keystore.location", "ssl.truststore.location"],
+        secrets: &[],
+        way_over: "keep inter.broker.protocol.version or metadata.version at the old one until all brokers have gone",
+    },
+    Datastore {
+        name: "mongodb",
+        packages: &["mongodb-org-server", "mongodb-server"],
+        series: Series::Minor,
+        program: "/usr/bin/mongod",
+        configuration: &["/etc/mongod.conf", "/etc/mongodb.conf"],
+        data: &["dbpath"],
+        data_default: "/var/lib/mongodb",
+        files: &["certificatekeyfile", "cafile", "keyfile", "pemkeyfile"],
+        secrets: &[],
+        way_over: "set featureCompatibilityVersion to the old series first, and go series by series",
+    },
+    Datastore {
+        name: "rabbitmq",
+        packages: &["rabbitmq-server"],
+        series: Series::Minor,
+        program: "/usr/sbin/rabbitmq-server",
+        configuration: &["/etc/rabbitmq/rabbitmq.conf"],
+        data: &[],
+        data_default: "/var/lib/rabbitmq",
+        files: &["ssl-options.cacertfile", "ssl-options.certfile", "ssl-options.keyfile"],
+        secrets: &["/var/lib/rabbitmq/.erlang.cookie"],
+        way_over: "enable all feature flags first, and go by the series that are allowed",
+    },
+    Datastore {
+        name: "clickhouse",
+        packages: &["clickhouse-server"],
+        series: Series::Minor,
+        program: "/usr/bin/clickhouse-server",
+        configuration: &[],
+        data: &[],
+        data_default: "/var/lib/clickhouse",
+        files: &[],
+        secrets: &["/etc/clickhouse-server/config.xml"],
+        way_over: DUMP_AND_RESTORE,
+    },
+];
+
+const MYSQL_CONFIGURATION: &[&str] = &[
+    "/etc/my.cnf",
+    "/etc/mysql/my.cnf",
+    "/etc/mysql/conf.d/*",
+    "/etc/mysql/mariadb.conf.d/*",
+    "/etc/mysql/mysql.conf.d/*",
+];
+const MYSQL_FILES: &[&str] =
+    &["ssl-ca", "ssl-cert", "ssl-key", "ssl-crl", "file-key-management-filename", "file-key-management-filekey"];
+const ELASTIC_FILES: &[&str] = &[
+    "keystore.path",
+    "truststore.path",
+    "ssl.key",
+    "ssl.certificate",
+    "ssl.certificate-authorities",
+    "pemkey-filepath",
+    "pemcert-filepath",
+    "pemtrustedcas-filepath",
+];
+
+impl Datastore {
+    /// Its formats among these packages: none, if it is not installed; more than one where each has a package of its own.
+    pub fn formats(&self, packages: &BTreeMap<String, String>) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for pattern in self.packages {
+            for (package, version) in packages {
+                let rest = package.strip_prefix(pattern);
+                let is_numbered = |rest: &str| !rest.is_empty() && rest.chars().all(|c| c.is_ascii_digit() || c == '.');
+                match (self.series, rest) {
+                    (Series::InName, Some(rest)) if is_numbered(rest) => _ = found.insert(rest.to_owned()),
+                    (Series::InName, _) | (_, None) => {}
+                    (series, Some(rest)) => {
+                        let is_meant = if pattern.ends_with('-') { is_numbered(rest) } else { rest.is_empty() };
+                        if is_meant && found.is_empty() {
+                            found.insert(format_of(version, series));
+                        }
+                    }
+                }
+            }
+        }
+        found
+    }
+}
+
+/// `1:10.11.6-0+deb12u1` is of the series `10.11`. An epoch counts packagings, and what follows the dash too.
+fn format_of(version: &str, series: Series) -> String {
+    let upstream = version.split_once(':').map_or(version, |(_, rest)| rest);
+    let numbers = upstream.split(|c: char| !c.is_ascii_digit()).filter(|number| !number.is_empty());
+    let count = if series == Series::Major { 1 } else { 2 };
+    numbers.take(count).collect::<Vec<_>>().join(".")
+}
+
+/// Which declaration would have been needed: datastore, from, to.
+struct Change {
+    datastore: &'static Datastore,
+    from: String,
+    to: String,
+}
+
+/// Every format that the node has has to be there in the image.
+pub(super) fn check(facts: &Facts<'_>) -> Verdict {
+    let Some(ours) = &facts.packages else {
+        let remedy = "look by hand whether the image's versions read this node's data";
+        return if facts.datastore_programs.is_empty() {
+            warning("the node has no dpkg database, and no datastore's program stands where they usually do")
+        } else {
+            refused("the node has no dpkg database, so the versions of its datastores are not known", remedy)
+                .listing(&facts.datastore_programs)
+        };
+    };
+    let here: Vec<_> = ALL.iter().map(|datastore| (datastore, datastore.formats(ours))).collect();
+    let names: Vec<_> = here
+        .iter()
+        .flat_map(|(datastore, formats)| formats.iter().map(|format| format!("{} {format}", datastore.name)))
+        .collect();
+    if names.is_empty() {
+        return fine("no datastore that is known is installed here");
+    }
+    let Some(image) = facts.manifest.facts.as_ref().filter(|image| !image.packages.is_empty()) else {
+        return refused("the image's packages are not known", "use an image whose packages are dpkg's").listing(names);
+    };
+    let mut changes = Vec::new();
+    for (datastore, formats) in &here {
+        let theirs = datastore.formats(&image.packages);
+        for from in formats.difference(&theirs) {
+            let to = theirs.iter().cloned().collect::<Vec<_>>().join(", ");
+            changes.push(Change { datastore, from: from.clone(), to: if to.is_empty() { "none".into() } else { to } });
+        }
+    }
+    let declared = |change: &Change| {
+        facts.compatible.iter().any(|pair| {
+            pair.datastore == change.datastore.name
+                && pair.from == change.from
+                && change.to.split(", ").any(|to| pair.to == to)
+        })
+    };
+    let undeclared: Vec<_> = changes.iter().filter(|change| !declared(change)).collect();
+    let Some(first) = undeclared.first() else {
+        let declared =
+            changes.iter().map(|change| format!("{} {} to {}", change.datastore.name, change.from, change.to));
+        let declared: Vec<_> = declared.collect();
+        return if declared.is_empty() {
+            fine(format!("the same on-disk formats: {}", names.join(", ")))
+        } else {
+            fine(format!("declared compatible in node.toml: {}", declared.join(", ")))
+        };
+    };
+    let list = undeclared.iter().map(|change| {
+        let (name, way) = (change.datastore.name, change.datastore.way_over);
+        format!("{name}: {} here, {} in the image: {way}", change.from, change.to)
+    });
+    refused(
+        "the image's datastore may not read this node's data, or change it so that the old one cannot",
+        format!(
+            "go the way that is named below; where it is known to work, declare it: [[compatible]] datastore = \"{}\", from = \
+             \"{}\", to = \"{}\"",
+            first.datastore.name, first.from, first.to
+        ),
+    )
+    .listing(list.collect::<Vec<_>>())
+}

@@ -1,0 +1,82 @@
+//! Whether the image can run on this machine, and the imager too.
+
+use model::manifest::BootMode;
+
+use super::{Facts, IMAGER_BYTES, Verdict, fine, refused, unknown, warning};
+
+pub(super) fn root_disk(facts: &Facts<'_>) -> Verdict {
+    match &facts.root_disk {
+        Ok(disk) => fine(disk.path.clone()),
+        Err(why) => refused(
+            why.clone(),
+            "LVM, md, LUKS and btrfs below the root are not supported yet; put the root on a plain partition",
+        ),
+    }
+}
+
+pub(super) fn size(facts: &Facts<'_>) -> Verdict {
+    let Ok(disk) = &facts.root_disk else { return unknown("the root disk") };
+    let image = facts.manifest;
+    if disk.size < image.disk_size {
+        let why = format!("the root disk has {} bytes, the image {}", disk.size, image.disk_size);
+        return refused(why, "use an image that is not larger than the disk");
+    }
+    if disk.sector_size != image.sector_size {
+        let why =
+            format!("the root disk has sectors of {} bytes, the image is for {}", disk.sector_size, image.sector_size);
+        return refused(why, "use an image that was made for such disks");
+    }
+    fine(format!("{} of {} bytes", image.disk_size, disk.size))
+}
+
+pub(super) fn architecture(facts: &Facts<'_>) -> Verdict {
+    match &facts.manifest.architecture {
+        Some(architecture) if architecture != facts.architecture => refused(
+            format!("the image is for {architecture}, the node is {}", facts.architecture),
+            "use an image for this architecture",
+        ),
+        Some(architecture) => fine(architecture.clone()),
+        None => warning("the image does not say what it is for"),
+    }
+}
+
+pub(super) fn boot_mode(facts: &Facts<'_>) -> Verdict {
+    let name = |mode| if mode == BootMode::Uefi { "UEFI" } else { "BIOS" };
+    let ours = name(facts.boot_mode);
+    if facts.manifest.boot_modes.contains(&facts.boot_mode) {
+        return fine(ours);
+    }
+    let theirs: Vec<_> = facts.manifest.boot_modes.iter().map(|mode| name(*mode)).collect();
+    let theirs =
+        if theirs.is_empty() { "in no way that is known".into() } else { format!("by {} only", theirs.join(" and ")) };
+    refused(format!("the node boots by {ours}, the image {theirs}"), "bake the image for both (`keepstate image bake`)")
+}
+
+pub(super) fn memory(facts: &Facts<'_>) -> Verdict {
+    let needed = IMAGER_BYTES + facts.program_size;
+    match facts.memory_available {
+        Some(available) if available >= needed => fine(format!("{} MiB can be had", available >> 20)),
+        Some(available) => refused(
+            format!("the imager needs {} MiB, {} can be had", needed >> 20, available >> 20),
+            "stop what uses it, or give the node more",
+        ),
+        None => unknown("how much memory there is"),
+    }
+}
+
+pub(super) fn way_in(facts: &Facts<'_>) -> Verdict {
+    match &facts.way_in {
+        Ok(seen) => fine(seen),
+        Err(why) => refused(why, "cure one of these, or name another `entry` in /etc/keepstate/node.toml"),
+    }
+}
+
+/// Much of what follows is asked of the image: where it says nothing, nothing is known.
+pub(super) fn image_facts(facts: &Facts<'_>) -> Verdict {
+    let remedy = "pack it again with this release, from a disk whose root is an ext4";
+    match &facts.manifest.facts {
+        None => refused("the image says nothing of its root filesystem", remedy),
+        Some(image) if image.setup.is_none() => refused("the image does not say what happens when it boots", remedy),
+        Some(image) => fine(image.os_release.get("PRETTY_NAME").map_or("read", String::as_str)),
+    }
+}
