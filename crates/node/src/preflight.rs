@@ -28,8 +28,8 @@ pub struct Facts<'a> {
     pub boot_mode: BootMode,
     /// The node's architecture, as its kernel calls it.
     pub architecture: &'a str,
-    /// Whether takeover can work, and why not.
-    pub takeover: Result<(), String>,
+    /// The way into the imager that is gone, and what is said of the others; or why none can be.
+    pub way_in: Result<String, String>,
     /// Who owns data: each path with the names and numbers of its owner and group on this node.
     pub data_owners: Vec<DataOwner>,
 }
@@ -205,9 +205,9 @@ fn memory(facts: &Facts<'_>) -> Verdict {
 }
 
 fn way_in(facts: &Facts<'_>) -> Verdict {
-    match &facts.takeover {
-        Ok(()) => fine("takeover"),
-        Err(why) => refused(format!("takeover: {why}"), "the other ways, boot-entry and kexec, are still to come"),
+    match &facts.way_in {
+        Ok(seen) => fine(seen),
+        Err(why) => refused(why, "cure one of these, or name another `entry` in /etc/keepstate/node.toml"),
     }
 }
 
@@ -305,7 +305,7 @@ mod tests {
             program_size: 20 << 20,
             boot_mode: BootMode::Uefi,
             architecture: "x86_64",
-            takeover: Ok(()),
+            way_in: Ok("takeover".into()),
             data_owners: vec![DataOwner { path: "/data".into(), user: mysql(105), group: mysql(112) }],
         }
     }
@@ -347,7 +347,7 @@ mod tests {
         refused_for("place", "tmpfs", |facts| facts.place_on_root_disk = Err("it stands on tmpfs".into()));
         refused_for("memory", "276 MiB, 100", |facts| facts.memory_available = Some(100 << 20));
         refused_for("memory", "not known", |facts| facts.memory_available = None);
-        refused_for("way in", "systemd", |facts| facts.takeover = Err("PID 1 is not systemd".into()));
+        refused_for("way in", "systemd", |facts| facts.way_in = Err("PID 1 is not systemd".into()));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use model::report::FlashPlan;
 use steps::{Course, Failure, Step};
 
+use crate::entrance::{self, Entrance};
 use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
 use crate::node::Node;
@@ -29,6 +30,7 @@ struct Under {
     opened: Opened,
     target: Target,
     record: Record,
+    entrance: Entrance,
     watch: Box<dyn Watch>,
     plan: Option<FlashPlan>,
 }
@@ -40,7 +42,23 @@ impl Under {
     }
 }
 
+impl Under {
+    fn given(&self) -> Result<enter::Given> {
+        let (place, environment) = (&self.node.place, environment::here());
+        environment::remember(&environment, &place.environment())?;
+        let entry = self.entrance.entry()?;
+        let job = enter::job(Task::Flash, entry, &self.record, &self.node.config, environment)?;
+        let identity = identity::collect(&self.node.config.identity, Path::new("/")).map_err(Error::Identity)?;
+        Ok(enter::Given { job, identity })
+    }
+}
+
 impl Node {
+    /// The ways into the imager.
+    pub(crate) fn entrance(&self) -> Result<Entrance> {
+        Entrance::look(self.config.entry, self.place.directory(), preflight::IMAGER_BYTES)
+    }
+
     /// Looks at everything that can be known to be wrong. Changes nothing.
     pub fn preflight(&self, opened: &Opened) -> Vec<Finding> {
         let manifest = opened.image.manifest();
@@ -65,7 +83,7 @@ impl Node {
             program_size,
             boot_mode: self.machine.boot_mode(),
             architecture: std::env::consts::ARCH,
-            takeover: enter::check(preflight::IMAGER_BYTES + program_size),
+            way_in: self.entrance().map_err(|error| imager::worker::chain(&error)).and_then(|way| way.seen()),
             data_owners: self.config.data.iter().flat_map(|path| data_owners(path)).collect(),
         })
     }
@@ -93,22 +111,28 @@ impl Node {
         let course = Course::new(vec![
             prepare_step(),
             refresh_step(false),
+            // Before traffic goes: it takes its time, and may write to the root disk.
+            Step::new(step::BUILD, |under: &mut Under, _| {
+                let given = under.given().map_err(last)?;
+                under.entrance.build(&given).map_err(last)?;
+                under.entrance.seen().map(Some).map_err(Failure::last)
+            })
+            .probed(|_| false)
+            .reverted(|_| entrance::disarm().map_err(last)),
             hook_step(step::DRAIN, Moment::Drain).reverted(undrain),
             hook_step(step::QUIESCE, Moment::Quiesce),
             refresh_step(true),
             Step::new(step::ARM, |under: &mut Under, _| {
-                let (place, environment) = (&under.node.place, environment::here());
-                environment::remember(&environment, &place.environment()).map_err(last)?;
-                let job = enter::job(Task::Flash, &under.record, &under.node.config, environment).map_err(last)?;
-                let kept = identity::collect(&under.node.config.identity, Path::new("/"))
-                    .map_err(|error| Failure::last(format!("collecting what the node keeps of itself: {error}")))?;
-                enter::arm(&job, &kept).map_err(last)?;
-                Ok(Some(format!("{} files of the old root are kept", kept.files.len())))
+                let given = under.given().map_err(last)?;
+                under.entrance.arm(&given).map_err(last)?;
+                Ok(Some(format!("{} files of the old root are kept", given.identity.files.len())))
             })
             .probed(|_| false)
-            .reverted(|_| enter::disarm().map_err(last)),
+            .reverted(|_| entrance::disarm().map_err(last)),
             // With the boot that ends here: who reads the journal in the same one knows that it is still on the way down.
-            Step::new(step::ENTER, |under: &mut Under, _| enter::restart().map(|()| under.node.machine.boot_id())),
+            Step::new(step::ENTER, |under: &mut Under, _| {
+                under.entrance.restart().map(|()| under.node.machine.boot_id())
+            }),
         ]);
         Ok(course.run(&mut under, &mut journal)?)
     }
@@ -116,7 +140,7 @@ impl Node {
     /// Takes back what was prepared, where the node has not entered the imager.
     pub fn abort(&self) -> Result<()> {
         self.under_way(&[State::Begun, State::Prepared, State::Failed], "abort")?;
-        enter::disarm()?;
+        entrance::disarm()?;
         self.place.clear()?;
         self.note(step::PREPARE, steps::What::Failed, Some("aborted".into()))
     }
@@ -137,7 +161,8 @@ impl Node {
         let last = accepted.last(&target.identity.key(), &manifest.name).map_err(refused)?;
         image::trust::check_serial(manifest, last).map_err(refused)?;
         let record = self.record(&opened, &target)?;
-        Ok(Under { node: self.clone(), opened, target, record, watch, plan: None })
+        let entrance = self.entrance()?;
+        Ok(Under { node: self.clone(), opened, target, record, entrance, watch, plan: None })
     }
 
     /// The record of this upgrade: the one that is there, if it was begun before, or a new one.
