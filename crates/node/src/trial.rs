@@ -109,7 +109,8 @@ impl Node {
             }
             ending => {
                 let step = if state == State::Entering { step::FLASH } else { step::UNDO };
-                let silent = || Some("the imager has left no word: it was not entered".into());
+                let silent =
+                    || Some("the imager has left no word: it was not entered, or did not come to its end".into());
                 (step, What::Failed, ending.and_then(|ending| ending.why).or_else(silent))
             }
         };
