@@ -197,10 +197,10 @@ fn order_and_options_are_modprobes() {
     machine.write("etc/modprobe.d/a.conf", "options virtio-net napi_tx=1\noptions low x=1 \\\n y=2\nalias other top\n");
     machine.write("etc/modprobe.d/b.conf", "options low z=3\nsoftdep low pre: virtio_ring\n");
     for name in ["virtio_blk", "virtio_net", "xfs", "vfat", "top", "mid", "other"] {
-        let mut expected = machine.modprobe(name);
         let resolved = ours(&machine_without_devices(&machine).resolve(name));
-        // The watchdog that every imager gets stands at the end.
-        expected.extend(machine.modprobe("softdog"));
+        // The watchdog that every imager gets comes first.
+        let mut expected = machine.modprobe("softdog");
+        expected.extend(machine.modprobe(name));
         assert_eq!(resolved, expected, "{name}");
     }
 }

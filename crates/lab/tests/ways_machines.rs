@@ -14,6 +14,8 @@ const MIB: u64 = 1 << 20;
 const UP: Duration = Duration::from_mins(2);
 /// Preparing hashes the whole disk, in emulation.
 const PREPARED: Duration = Duration::from_mins(4);
+/// A disk with room for the system and a second kernel and imager. Its ESP has room for GRUB only.
+const SMALL: &str = "224M";
 /// What the lab's kernels are told besides where their root is.
 const COMMAND_LINE: &str = "console=ttyS0 panic=1";
 
@@ -26,12 +28,12 @@ struct Versions {
 }
 
 impl Versions {
-    /// With these words on the command lines of both, and these on the second's alone.
-    fn make(both: &str, second: &str) -> Self {
+    /// On disks of this size, with these words on the command lines of both, and these on the second's alone.
+    fn make(size: &str, both: &str, second: &str) -> Self {
         let baker = Baker::portable().expect("a baker");
         let bake = |version: u32, words: &str| {
             let options = Options {
-                size: "224M".into(),
+                size: size.into(),
                 command_line: format!("{COMMAND_LINE} {both} {words}").trim_end().to_owned(),
                 more: vec!["--with-agent".into()],
                 ..Options::default()
@@ -161,7 +163,7 @@ fn roll_back(machine: &mut Machine) {
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]
 fn a_sysvinit_system_is_upgraded_by_a_grub_entry_and_comes_back() {
-    let versions = Versions::make("lab.init=sysvinit", "");
+    let versions = Versions::make(SMALL, "lab.init=sysvinit", "");
     let mut machine = versions.machine("ways-grub-bios", |machine| machine, "");
     let seen = versions.on(&mut machine, "preflight");
     assert!(seen.contains("way in: boot-entry (GRUB); not takeover: PID 1 is \"init\""), "{seen}");
@@ -177,7 +179,7 @@ fn a_sysvinit_system_is_upgraded_by_a_grub_entry_and_comes_back() {
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]
 fn a_system_with_uefi_and_nvme_is_upgraded_by_an_entry_of_the_firmware() {
-    let versions = Versions::make("", "");
+    let versions = Versions::make("512M", "", "");
     let change = |machine: Machine| machine.firmware(Firmware::Uefi).bus(Bus::Nvme);
     let mut machine = versions.machine("ways-firmware", change, "entry = \"boot-entry\"");
     let mount = "modprobe vfat; modprobe efivarfs; mount -t efivarfs efivarfs /sys/firmware/efi/efivars && \
@@ -193,7 +195,7 @@ fn a_system_with_uefi_and_nvme_is_upgraded_by_an_entry_of_the_firmware() {
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]
 fn a_system_is_upgraded_by_kexec_there_and_back() {
-    let versions = Versions::make("", "");
+    let versions = Versions::make(SMALL, "", "");
     let mut machine = versions.machine("ways-kexec", |machine| machine, "entry = \"kexec\"\\nexit = \"kexec\"");
     let seen = versions.on(&mut machine, "preflight");
     assert!(seen.contains("way in: kexec; takeover could be gone too"), "{seen}");
@@ -210,7 +212,7 @@ fn a_system_is_upgraded_by_kexec_there_and_back() {
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]
 fn the_way_out_by_kexec_writes_nothing() {
-    let versions = Versions::make("", "rdinit=/none root=/dev/none");
+    let versions = Versions::make(SMALL, "", "rdinit=/none root=/dev/none");
     let change = |machine: Machine| machine.arguments(&["-no-reboot"]);
     let mut machine = versions.machine("ways-exit", change, "exit = \"kexec\"");
     versions.order(&mut machine);
@@ -228,7 +230,7 @@ fn the_way_out_by_kexec_writes_nothing() {
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]
 fn a_worker_that_cannot_be_ended_is_ended_by_the_watchdog() {
-    let versions = Versions::make("", "");
+    let versions = Versions::make(SMALL, "", "");
     let limits = "imager = { deadline-seconds = 10, watchdog-seconds = 10 }";
     let mut machine = versions.machine("ways-watchdog", |machine| machine, limits);
     versions.order(&mut machine);
@@ -247,7 +249,7 @@ fn a_worker_that_cannot_be_ended_is_ended_by_the_watchdog() {
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]
 fn a_worker_that_is_killed_is_started_again() {
-    let versions = Versions::make("", "");
+    let versions = Versions::make(SMALL, "", "");
     let mut machine = versions.machine("ways-killed", |machine| machine, "");
     machine.sh("echo 1 >/proc/sys/kernel/sysrq").expect("allowed");
     let boot_id = machine.boot_id().expect("a boot id");
