@@ -214,7 +214,7 @@ fn a_system_is_upgraded_by_kexec_there_and_back() {
 fn the_way_out_by_kexec_writes_nothing() {
     let versions = Versions::make(SMALL, "", "rdinit=/none root=/dev/none");
     let change = |machine: Machine| machine.arguments(&["-no-reboot"]);
-    let mut machine = versions.machine("ways-exit", change, "exit = \"kexec\"");
+    let mut machine = versions.machine("ways-exit", change, "exit = \"kexec\"\\nidentity = { policy = \"fresh\" }");
     versions.order(&mut machine);
     machine.wait_for("leaving: kexec", PREPARED).expect("out of the imager");
     machine.wait_for("Kernel panic", UP).expect("a kernel without an init");
