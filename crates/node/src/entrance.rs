@@ -157,7 +157,7 @@ impl Entrance {
 
     fn kernel(&self) -> Result<PathBuf> {
         let release = self.host.release()?;
-        self.host.kernel_file(&release).ok_or_else(|| refused(format!("the kernel {release} is not below /boot")))
+        self.host.kernel_file(&release).ok_or_else(|| refused(&format!("the kernel {release} is not below /boot")))
     }
 
     fn arguments(&self) -> Result<Arguments> {
@@ -170,12 +170,12 @@ impl Entrance {
     }
 
     fn grub(&self) -> Result<grub::Place> {
-        grub::Place::find(&self.host)?.map_err(refused)
+        grub::Place::find(&self.host)?.map_err(|why| refused(&why))
     }
 
     fn firmware(&self) -> Result<efi::Place> {
         let facts = efi::Facts::read(&self.host)?;
-        Ok(facts.check(&self.kernel()?)?.map_err(refused)?.clone())
+        Ok(facts.check(&self.kernel()?)?.map_err(|why| refused(&why))?.clone())
     }
 }
 
@@ -210,8 +210,9 @@ fn choose(ways: &[Way], wanted: Option<Entry>) -> Result<Kind, String> {
     });
     let may: Vec<_> = ways.iter().filter(|way| word.is_none_or(|word| way.kind.entry() == word)).cloned().collect();
     ways::first(&may).ok_or_else(|| {
-        let whys = may.iter().filter_map(|way| Some(format!("{}: {}", name(way.kind), way.possible.as_ref().err()?)));
-        whys.collect::<Vec<_>>().join("; ")
+        let reasons =
+            may.iter().filter_map(|way| Some(format!("{}: {}", name(way.kind), way.possible.as_ref().err()?)));
+        reasons.collect::<Vec<_>>().join("; ")
     })
 }
 
@@ -271,7 +272,7 @@ fn run(command: &[&str]) -> Result<(), String> {
     }
 }
 
-fn refused(why: impl ToString) -> Error {
+fn refused(why: &(impl ToString + ?Sized)) -> Error {
     Error::Refused(why.to_string())
 }
 
