@@ -174,7 +174,7 @@ fn a_cloud_instance_gets_its_disk_and_card_and_no_more() {
     machine.write("lib/firmware/virtio/net.bin", "firmware");
     let modules = machine.resolve(&["ext4"], &[]);
     let expected =
-        ["virtio_ring", "virtio", "virtio_pci", "virtio_blk", "failover", "net_failover", "virtio_net", "softdog"];
+        ["softdog", "virtio_ring", "virtio", "virtio_pci", "virtio_blk", "failover", "net_failover", "virtio_net"];
     assert_eq!(names(&modules), expected);
     assert_eq!(modules.missing, []);
     assert_eq!(modules.firmware.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["virtio/net.bin"]);
@@ -224,7 +224,7 @@ impl Tables<'_> {
 fn filesystems_bring_what_they_ask_for_late() {
     let machine = cloud();
     let modules = machine_without_devices(&machine).0.resolve(&["xfs", "vfat", "ext4"], &[]);
-    let expected = ["crc32c_intel", "libcrc32c", "xfs", "fat", "vfat", "nls_cp437", "nls_iso8859_1", "softdog"];
+    let expected = ["softdog", "crc32c_intel", "libcrc32c", "xfs", "fat", "vfat", "nls_cp437", "nls_iso8859_1"];
     assert_eq!(names(&modules), expected);
     let modules = machine.resolve(&["btrfs"], &[]);
     assert_eq!(modules.missing[0].name, "btrfs");
