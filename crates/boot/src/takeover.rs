@@ -100,6 +100,14 @@ impl Facts {
         self.memory(memory_needed)
     }
 
+    /// Whether PID 1 stops everything and then starts a kernel that was loaded, with nothing of ours to help.
+    pub(crate) fn ends_in_order(&self) -> Result<(), Why> {
+        if self.init == "systemd" && self.systemd.is_some() {
+            return Ok(());
+        }
+        Err(Why::NobodyStartsKexec { init: self.init.clone() })
+    }
+
     /// Whether so much memory could be had.
     pub(crate) fn memory(&self, needed: u64) -> Result<(), Why> {
         let available = self.memory_available;

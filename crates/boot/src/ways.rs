@@ -114,9 +114,12 @@ pub fn choose(facts: &Facts) -> Vec<Way> {
         Kind::Takeover => facts.takeover.check(facts.memory_needed),
         Kind::GrubEntry => facts.fresh_kernel().and_then(|()| facts.grub.clone()),
         Kind::FirmwareEntry => facts.fresh_kernel().and_then(|()| facts.firmware.clone()),
+        // Somebody has to end the OS in order and then start what was loaded: systemd does both by itself. Elsewhere that
+        // is a script of kexec-tools, if at all; without it the services would be running when the kernel goes.
         // Loading it takes memory beside everything that still runs.
         Kind::Kexec => facts
             .fresh_kernel()
+            .and_then(|()| facts.takeover.ends_in_order())
             .and_then(|()| facts.kexec.check())
             .and_then(|()| facts.takeover.memory(facts.memory_needed)),
     };
@@ -178,7 +181,7 @@ mod tests {
         type Change = fn(&mut Facts);
         let table: [(&str, Change, &str, Option<Kind>); 10] = [
             ("everything works", |_| {}, "++++", Some(Takeover)),
-            ("another init", |facts| facts.takeover.init = "runit".into(), "-+++", Some(GrubEntry)),
+            ("another init", |facts| facts.takeover.init = "runit".into(), "-++-", Some(GrubEntry)),
             ("root on LVM", |facts| facts.takeover.root = Stack::Mapped("vg-root".into()), "-+++", Some(GrubEntry)),
             (
                 "root on LVM, GRUB's files too",

@@ -171,6 +171,14 @@ pub enum Why {
         /// `integrity` or `confidentiality`.
         mode: String,
     },
+    /// Another init, which would restart by the firmware and forget what was loaded.
+    #[error(
+        "PID 1 is {init:?}, and only systemd starts a loaded kernel by itself once everything is stopped; use a boot entry"
+    )]
+    NobodyStartsKexec {
+        /// What it calls itself.
+        init: String,
+    },
     /// Known to crash.
     #[error("this is a Xen guest, where kexec is known to crash")]
     Xen,

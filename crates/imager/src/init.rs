@@ -11,20 +11,25 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::console::{self, Console};
-use crate::job::{Job, Task};
+use crate::job::{Exit, Job, Task};
 use crate::leave::{self, Verb};
 use crate::supervise::{Course, Disk, Ended, Next};
+use crate::watchdog::Keeper;
 use crate::worker::{ENTERED, UNFINISHED, WRITING, chain, wall_clock};
-use crate::{JOB, RUN, WORKER, mounts};
+use crate::{JOB, RUN, WORKER, exit, mounts};
 
 /// Between two tries: what failed because something was not ready may be ready then.
 const PAUSE: Duration = Duration::from_secs(2);
 /// How often PID 1 looks at its worker.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long loading the new OS's kernel may take before the firmware is asked instead. In emulation it takes two seconds.
+const LOADED_WITHIN: Duration = Duration::from_mins(1);
+/// A kernel that panics restarts after so many seconds, so that it can be read why; told to wait for ever, it would.
+const PANIC: (&str, &str) = ("/proc/sys/kernel/panic", "30");
 
 /// Runs as PID 1. Never returns: the kernel dies with PID 1.
 pub fn run() -> ! {
-    let verb = Verb::of_arguments(std::env::args().skip(1));
+    let verb = Verb::of_call(std::env::args());
     // systemd may have left some open that stand on the old root.
     let closed = sys::kernel::close_inherited();
     // What every process needs comes first; without it not even a reason could be said.
@@ -41,11 +46,22 @@ pub fn run() -> ! {
             console.say(&format!("{doing} failed: {error}"));
         }
     }
-    let leave = catch_unwind(AssertUnwindSafe(|| serve(&console, verb)));
-    let leave = leave.unwrap_or_else(|_| {
+    let mut keeper = None;
+    let leave = catch_unwind(AssertUnwindSafe(|| serve(&console, verb, &mut keeper)));
+    let mut leave = leave.unwrap_or_else(|_| {
         console.say("PID 1 panicked, which is a bug");
         after_panic()
     });
+    if let (Some(verb), Some(keeper)) = (&mut leave, &mut keeper) {
+        let running = keeper.stop();
+        for one in &running {
+            console.say(one);
+        }
+        // The firmware stops most; a kernel that is started from here may not know it.
+        if *verb == Verb::Kexec && !running.is_empty() {
+            *verb = Verb::Restart;
+        }
+    }
     if let Some(verb) = leave {
         console.say(&format!("leaving: {verb}"));
         leave::leave(verb)
@@ -53,17 +69,21 @@ pub fn run() -> ! {
     console.say("the disk does not boot, and nothing more can be tried");
     loop {
         console.say("waiting for a person: the disk does not boot");
-        thread::sleep(Duration::from_mins(1));
+        // A restart would lead nowhere, and end what a person could still look at.
+        match &mut keeper {
+            Some(keeper) => keeper.sleep(Duration::from_mins(1)),
+            None => thread::sleep(Duration::from_mins(1)),
+        }
     }
 }
 
 /// Does the job. Gives the verb to leave with; nothing, if the machine must not be left.
-fn serve(console: &Arc<Console>, verb: Verb) -> Option<Verb> {
+fn serve(console: &Arc<Console>, verb: Verb, keeper: &mut Option<Keeper>) -> Option<Verb> {
     console.say(&format!("keepstate {} is PID 1, called to {verb}", env!("CARGO_PKG_VERSION")));
     // Somebody else's shutdown: the job waits for ours, which is a restart.
     if verb != Verb::Restart {
         console.say("the job is done at a restart only: nothing is touched");
-        release_old_root(console);
+        release_old_root(console, &mut Keeper::new(0));
         return Some(verb);
     }
     let job = match Job::read(Path::new(JOB)) {
@@ -73,31 +93,98 @@ fn serve(console: &Arc<Console>, verb: Verb) -> Option<Verb> {
             return Some(Verb::Restart);
         }
     };
-    release_old_root(console);
     let deadline = Instant::now() + Duration::from_secs(job.deadline_seconds);
+    let keeper = keeper.insert(Keeper::new(job.watchdog_seconds));
+    restart_after_panic(console);
+    load_modules(console, keeper);
+    if job.entry.is_fresh_kernel() {
+        console.say(&format!("on a fresh kernel, by {:?}", job.entry));
+    } else {
+        release_old_root(console, keeper);
+    }
     let mut course = Course::new(job.task, job.undo.is_some());
-    let next = loop {
-        let ended = work(console, &job, course.task(), deadline);
+    let (ended, next) = loop {
+        let ended = work(console, &job, course.task(), deadline, keeper);
         let disk = disk_now();
         let next = course.next(ended, disk, Instant::now() >= deadline);
         console.say(&format!("the worker ended: {ended:?}; the disk: {disk:?}; next: {next:?}"));
         match next {
-            Next::Work(_) => thread::sleep(PAUSE),
-            Next::Leave | Next::Stay => break next,
+            Next::Work(_) => keeper.sleep(PAUSE),
+            Next::Leave | Next::Stay => break (ended, next),
         }
     };
+    // Into anything but the new OS the way leads through the firmware: what went wrong may be gone then.
+    let is_new = next == Next::Leave && ended == Ended::Done && course.task() == Task::Flash;
+    let verb = if is_new && job.exit == Exit::Kexec { load_new(console, keeper) } else { Verb::Restart };
     end(console, &job);
-    (next == Next::Leave).then_some(Verb::Restart)
+    (next == Next::Leave).then_some(verb)
+}
+
+/// Sees to it that a panic ends: before the first write in the old OS.
+fn restart_after_panic(console: &Console) {
+    let (path, seconds) = PANIC;
+    let now = fs::read_to_string(path).unwrap_or_default();
+    if now.trim() == "0"
+        && let Err(error) = fs::write(path, seconds)
+    {
+        console.say(&format!("a panic of the kernel would not restart it: writing {path}: {error}"));
+    }
+}
+
+/// Loads what the node has put in, in its order. From the first watchdog on that this brings, a module that hangs restarts
+/// the machine.
+fn load_modules(console: &Console, keeper: &mut Keeper) {
+    let begin = Instant::now();
+    let look = |keeper: &mut Keeper| keeper.look().iter().for_each(|said| console.say(said));
+    look(keeper);
+    let steps = boot::modules::steps(Path::new("/")).unwrap_or_else(|error| {
+        console.say(&format!("modules: {}", chain(&error)));
+        Vec::new()
+    });
+    let mut loaded = 0;
+    for step in &steps {
+        keeper.pet();
+        match step.load() {
+            Ok(_) => loaded += 1,
+            // What serves an instruction that this CPU lacks says so, and rightly; what is needed is missed later.
+            Err(error) => console.say(&chain(&error)),
+        }
+        look(keeper);
+    }
+    if !steps.is_empty() {
+        let (count, seconds) = (steps.len(), begin.elapsed().as_secs_f64());
+        console.say(&format!("{loaded} of {count} modules are loaded after {seconds:.1} s"));
+    }
+    if keeper.count() == 0 {
+        console.say("there is no watchdog: if the kernel hangs, a person has to press the button");
+    }
+}
+
+/// Has the new OS's kernel loaded, and gives the verb that starts it; where that cannot be, the one that needs nothing.
+fn load_new(console: &Arc<Console>, keeper: &mut Keeper) -> Verb {
+    let end = Instant::now() + LOADED_WITHIN;
+    let ended = run_child(console, "exit", std::iter::empty(), keeper, |keeper| {
+        keeper.pet();
+        Instant::now() < end
+    });
+    if ended == Ended::Done && exit::is_loaded() {
+        return Verb::Kexec;
+    }
+    console.say("the new OS is started by the firmware");
+    Verb::Restart
 }
 
 /// Lets go of the old root, so that its disk is free.
-fn release_old_root(console: &Console) {
+fn release_old_root(console: &Console, keeper: &mut Keeper) {
     /// What systemd has ended may still be going, and hold the old root while it does.
     const PATIENCE: Duration = Duration::from_secs(15);
     let begin = Instant::now();
     let released = loop {
         match mounts::release(Path::new(mounts::OLD_ROOT)) {
-            Err(_) if begin.elapsed() < PATIENCE => thread::sleep(LOOK),
+            Err(_) if begin.elapsed() < PATIENCE => {
+                keeper.pet();
+                thread::sleep(LOOK);
+            }
             released => break released,
         }
     };
@@ -109,14 +196,44 @@ fn release_old_root(console: &Console) {
 }
 
 /// Runs one worker to its end.
-fn work(console: &Arc<Console>, job: &Job, task: Task, deadline: Instant) -> Ended {
+///
+/// Past the deadline, before the first write, it is ended. A worker that cannot be (it waits for a disk that does not
+/// answer) and a look at such a disk are what the watchdog is for: it is told nothing any more, and the machine restarts.
+fn work(console: &Arc<Console>, job: &Job, task: Task, deadline: Instant, keeper: &mut Keeper) -> Ended {
     let name = match task {
         Task::Flash => "flash",
         Task::Undo => "undo",
     };
+    // After the first write time is no reason to stop, and nobody looks at the disk again while somebody works on it.
+    let (mut is_writing, mut is_late) = (false, false);
+    run_child(console, name, job.environment.iter(), keeper, |keeper| {
+        if Instant::now() >= deadline && !is_writing && !is_late {
+            match disk_now() {
+                Disk::Between | Disk::Unfinished => is_writing = true,
+                Disk::Boots => {
+                    is_late = true;
+                    console.say("time is over before the first write");
+                }
+            }
+        }
+        if !is_late {
+            keeper.pet();
+        }
+        !is_late
+    })
+}
+
+/// Runs this program as a child, until it ends. `go_on` is asked all the while; once it says no, the child is ended.
+fn run_child<'a>(
+    console: &Arc<Console>,
+    what: &str,
+    environment: impl Iterator<Item = (&'a String, &'a String)>,
+    keeper: &mut Keeper,
+    mut go_on: impl FnMut(&mut Keeper) -> bool,
+) -> Ended {
     let started = Command::new("/proc/self/exe")
-        .args([WORKER, JOB, name])
-        .envs(&job.environment)
+        .args([WORKER, JOB, what])
+        .envs(environment)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -142,9 +259,7 @@ fn work(console: &Arc<Console>, job: &Job, task: Task, deadline: Instant) -> End
                 break Ended::Failed;
             }
         }
-        // After the first write time is no reason to stop.
-        if Instant::now() >= deadline && disk_now() == Disk::Boots {
-            console.say("time is over before the first write");
+        if !go_on(keeper) {
             let _ = worker.kill();
         }
         thread::sleep(LOOK);

@@ -24,6 +24,12 @@ pub struct Job {
     pub upgrade: String,
     /// What to do.
     pub task: Task,
+    /// How the node gets into the imager.
+    #[serde(default)]
+    pub entry: Entry,
+    /// How the imager is left when the disk holds the new image.
+    #[serde(default)]
+    pub exit: Exit,
     /// The disk that it is done to.
     pub disk: DiskIdentity,
     /// The BLAKE3 of the image's manifest, which was checked before: the imager has no clock to check an expiry by.
@@ -52,6 +58,45 @@ pub struct Job {
     pub network: Network,
     /// How long all may take before the first write, seconds.
     pub deadline_seconds: u64,
+    /// After how long a silence of PID 1 a watchdog restarts the machine, seconds.
+    #[serde(default = "watchdog_seconds")]
+    pub watchdog_seconds: u32,
+}
+
+/// What of a job says nothing else: PID 1 does nothing for longer than some seconds, unless the kernel hangs.
+fn watchdog_seconds() -> u32 {
+    60
+}
+
+/// How a node gets into the imager.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Entry {
+    /// At the end of systemd's shutdown, on the same kernel.
+    #[default]
+    Takeover,
+    /// By an entry that GRUB or the firmware boots once.
+    BootEntry,
+    /// From the old kernel into another.
+    Kexec,
+}
+
+impl Entry {
+    /// Whether the imager's kernel has just started: it has no drivers yet, and there is no old root.
+    pub fn is_fresh_kernel(self) -> bool {
+        self != Self::Takeover
+    }
+}
+
+/// How the imager is left when the disk holds the new image. Whatever else happened, it is left through the firmware.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exit {
+    /// By a restart through the firmware: the new OS's boot loader is tried at once, and every device begins anew.
+    #[default]
+    Firmware,
+    /// Straight into the new OS's kernel; through the firmware where that cannot be.
+    Kexec,
 }
 
 /// What to do.
@@ -139,6 +184,8 @@ mod tests {
             format: FORMAT,
             upgrade: "7".into(),
             task: Task::Flash,
+            entry: Entry::BootEntry,
+            exit: Exit::Kexec,
             disk: DiskIdentity::default(),
             manifest: Digest([3; 32]),
             mounts: vec![Mount { uuid: "u".into(), kind: "ext4".into(), at: "/place".into() }],
@@ -150,6 +197,7 @@ mod tests {
             environment: BTreeMap::from([("AWS_REGION".into(), "eu-west-1".into())]),
             network: Network::default(),
             deadline_seconds: 600,
+            watchdog_seconds: 60,
         }
     }
 

@@ -19,10 +19,14 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// What systemd asks of `/run/initramfs/shutdown` by its first argument. The kernel gives its init no verb: it starts the
-    /// imager for the job, which ends in a restart.
-    pub fn of_arguments(mut arguments: impl Iterator<Item = String>) -> Self {
-        match arguments.next().as_deref() {
+    /// What systemd asks of `/run/initramfs/shutdown` by its first argument. The kernel gives its init no verb, but whatever
+    /// words of its command line it does not know: it starts the imager for the job, which ends in a restart.
+    pub fn of_call(mut words: impl Iterator<Item = String>) -> Self {
+        let called = words.next().unwrap_or_default();
+        if called.rsplit('/').next() == Some("init") {
+            return Self::Restart;
+        }
+        match words.next().as_deref() {
             Some("poweroff") => Self::PowerOff,
             Some("halt") => Self::Halt,
             Some("kexec") => Self::Kexec,
@@ -65,11 +69,13 @@ mod tests {
 
     #[test]
     fn a_verb_is_what_systemd_says() {
-        let verb = |words: &[&str]| Verb::of_arguments(words.iter().map(ToString::to_string));
-        assert_eq!(verb(&["reboot"]), Verb::Restart);
-        assert_eq!(verb(&[]), Verb::Restart, "the kernel's init has none");
-        assert_eq!(verb(&["poweroff", "--timeout", "90"]), Verb::PowerOff);
-        assert_eq!(verb(&["halt"]), Verb::Halt);
-        assert_eq!(verb(&["kexec"]), Verb::Kexec);
+        let verb = |words: &[&str]| Verb::of_call(words.iter().map(ToString::to_string));
+        assert_eq!(verb(&["/shutdown", "reboot"]), Verb::Restart);
+        assert_eq!(verb(&["/shutdown"]), Verb::Restart);
+        assert_eq!(verb(&["/shutdown", "poweroff", "--timeout", "90"]), Verb::PowerOff);
+        assert_eq!(verb(&["/shutdown", "halt"]), Verb::Halt);
+        assert_eq!(verb(&["/shutdown", "kexec"]), Verb::Kexec);
+        assert_eq!(verb(&["/init"]), Verb::Restart);
+        assert_eq!(verb(&["/init", "halt"]), Verb::Restart, "a word of the kernel's command line");
     }
 }

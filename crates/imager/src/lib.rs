@@ -12,6 +12,7 @@
 //! means: before the first write the machine goes back into the old OS, after it there is no way but on.
 
 pub mod console;
+pub mod exit;
 pub mod identity;
 pub mod init;
 pub mod job;
@@ -20,6 +21,7 @@ pub mod mounts;
 pub mod network;
 pub mod new_root;
 pub mod supervise;
+pub mod watchdog;
 pub mod worker;
 
 pub use job::Job;

@@ -25,6 +25,8 @@ use crate::{identity, mounts, network, new_root};
 
 /// How long disks may take to appear: controllers are still being looked through when PID 1 starts.
 const DISKS_SECONDS: u64 = 60;
+/// How long network cards may take after the disks are there: a card that is gone must not cost more than this.
+const CARDS_WITHIN: Duration = Duration::from_secs(5);
 /// Name of the file in [`crate::RUN`] that names the disk while it may be written to.
 pub const WRITING: &str = "writing";
 /// Name of the file in [`crate::RUN`] that says when PID 1 began, by the wall clock.
@@ -135,14 +137,20 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
     let begin = Instant::now();
     let job = Job::read(path)?;
     // It may not be needed: nothing is fetched where all was staged.
-    for problem in network::apply(&job.network, Path::new("/")) {
-        say(&format!("network: {problem}"));
-    }
+    let mut problems = network::apply(&job.network, Path::new("/"));
     new_root::release();
     let target = wait_for_disk(&job)?;
     say(&format!("the root disk is {}", target.path.display()));
     mount_all(&job)?;
     say("what the job names is mounted");
+    if !problems.is_empty() && job.entry.is_fresh_kernel() {
+        // Network cards are found as disks are: some appear later.
+        problems =
+            within(CARDS_WITHIN, || no_problem(network::apply(&job.network, Path::new("/")))).err().unwrap_or_default();
+    }
+    for problem in problems {
+        say(&format!("network: {problem}"));
+    }
     let mut ending = Ending {
         format: 1,
         upgrade: job.upgrade.clone(),
@@ -192,12 +200,20 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn wait_for_disk(job: &Job) -> Result<Target, Error> {
+    Ok(within(Duration::from_secs(DISKS_SECONDS), || Target::find_again(&job.disk))?)
+}
+
+fn no_problem(problems: Vec<String>) -> Result<(), Vec<String>> {
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Tries until it works, or for so long.
+fn within<T, E>(limit: Duration, mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     let begin = Instant::now();
     loop {
-        match Target::find_again(&job.disk) {
-            Ok(target) => return Ok(target),
-            Err(refusal) if begin.elapsed() > Duration::from_secs(DISKS_SECONDS) => return Err(refusal.into()),
-            Err(_) => thread::sleep(Duration::from_millis(100)),
+        match attempt() {
+            Err(_) if begin.elapsed() < limit => thread::sleep(Duration::from_millis(100)),
+            tried => return tried,
         }
     }
 }
@@ -208,7 +224,8 @@ fn mount_all(job: &Job) -> Result<(), Error> {
         if mounts::is_mounted(at).unwrap_or(false) {
             continue;
         }
-        let device = filesystem_device(uuid)?;
+        // Its disk may appear later than the root disk.
+        let device = within(Duration::from_secs(DISKS_SECONDS), || filesystem_device(uuid))?;
         mounts::mount(&device, kind, at).map_err(|source| Error::Mount {
             uuid: uuid.clone(),
             at: at.clone(),
@@ -373,4 +390,21 @@ impl flash::Watch for Said {
 /// Says a line to PID 1.
 pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_appears_late_is_waited_for_and_what_never_does_ends_in_its_own_reason() {
+        let mut left = 3;
+        let mut attempt = || {
+            left -= 1;
+            if left == 0 { Ok("there") } else { Err("not yet") }
+        };
+        assert_eq!(within(Duration::from_mins(1), &mut attempt), Ok("there"));
+        assert_eq!(within(Duration::from_millis(250), || Err::<(), _>("never")), Err("never"));
+        assert_eq!(within(Duration::ZERO, || Err::<(), _>("not even once more")), Err("not even once more"));
+    }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use imager::job::{Entry, Exit};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -11,6 +12,9 @@ use crate::preflight;
 
 /// Where it stands.
 pub const PATH: &str = "/etc/keepstate/node.toml";
+
+/// A watchdog that is less patient would restart a machine whose disks are slow to appear.
+const WATCHDOG_SECONDS_MIN: u32 = 10;
 
 /// A node's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -39,7 +43,13 @@ pub struct Config {
     /// What the node keeps of itself.
     #[serde(default)]
     pub identity: identity::Settings,
-    /// How long the imager may take before it writes.
+    /// The way into the imager; the first that can work, if none is named.
+    #[serde(default)]
+    pub entry: Option<Entry>,
+    /// The way out of it.
+    #[serde(default)]
+    pub exit: Exit,
+    /// What holds in the imager.
     #[serde(default)]
     pub imager: Imager,
     /// What the new OS has to show before it is committed.
@@ -47,19 +57,22 @@ pub struct Config {
     pub trial: Trial,
 }
 
-/// How the imager behaves.
+/// What holds in the imager.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Imager {
     /// How long it may take before the first write, seconds; then the old OS comes back. After the first write there is no
     /// such limit.
     pub deadline_seconds: u64,
+    /// After how long a silence of its PID 1 a watchdog restarts the machine, seconds.
+    pub watchdog_seconds: u32,
 }
 
 impl Default for Imager {
-    /// Ten minutes: enough to read a disk of 100 GiB again, where it is not known what was written.
+    /// Ten minutes: enough to read a disk of 100 GiB again, where it is not known what was written. A minute: PID 1 does
+    /// nothing for longer than some seconds, unless the kernel hangs.
     fn default() -> Self {
-        Self { deadline_seconds: 600 }
+        Self { deadline_seconds: 600, watchdog_seconds: 60 }
     }
 }
 
@@ -137,6 +150,11 @@ impl Config {
         if config.trial.deadline_seconds == 0 {
             return wrong("a trial without any time cannot succeed: deadline-seconds has to be above zero");
         }
+        if config.imager.watchdog_seconds < WATCHDOG_SECONDS_MIN {
+            return wrong(
+                "a watchdog that is told to be so impatient restarts a sound machine: watchdog-seconds has to be 10 or more",
+            );
+        }
         Ok(config)
     }
 }
@@ -153,14 +171,19 @@ mod tests {
     fn what_is_not_said_has_its_default() {
         let config = parse("place = '/data/keepstate'").unwrap();
         assert_eq!(config.trial, Trial::default());
+        assert_eq!((config.entry, config.exit), (None, Exit::Firmware));
+        assert_eq!(config.imager, Imager::default());
         assert_eq!(config.hooks, Path::new("/etc/keepstate/hooks"));
     }
 
     #[test]
     fn all_of_it_is_read() {
         let text = "place = '/data/keepstate'\nstore = 's3://images/os'\ntrust = ['/etc/keepstate/ci.pub']\n\
+                    entry = 'boot-entry'\nexit = 'kexec'\n[imager]\nwatchdog-seconds = 10\n\
                     [trial]\ndeadline-seconds = 60\nunits = ['mariadb.service']\nports = [3306]\ncommit = false\n";
         let config = parse(text).unwrap();
+        assert_eq!((config.entry, config.exit), (Some(Entry::BootEntry), Exit::Kexec));
+        assert_eq!(config.imager.watchdog_seconds, 10);
         assert_eq!((config.trial.ports, config.trial.commit), (vec![3306], false));
     }
 
@@ -183,6 +206,8 @@ mod tests {
             ("place = '/data'\nplcae = 1", "plcae"),
             ("place = '/data'\n[trial]\ndeadline-seconds = 0", "above zero"),
             ("place = '/data'\n[imager]\ndeadline-seconds = 0", "above zero"),
+            ("place = '/data'\nentry = 'grub'", "boot-entry"),
+            ("place = '/data'\n[imager]\nwatchdog-seconds = 1", "watchdog-seconds"),
             ("place = '/data'\n[trial]\nports = [99999]", "ports"),
             ("place = '/data'\n[identity]\nfiles = ['etc/x']", "identity.files"),
             ("place = '/data'\n[identity.items]\nhostnam = 'keep'", "hostnam"),

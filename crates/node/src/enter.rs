@@ -1,18 +1,14 @@
-//! Entering the imager: its program and its job are put into memory, and the machine is asked to restart.
+//! What the imager is given: its job, and what stands beside its program.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use boot::Host;
-use boot::initramfs::{Parts, Source};
-use boot::modules::Modules;
-use boot::takeover::{Facts, Takeover};
+use boot::initramfs::Source;
 use imager::Job;
-use imager::job::{FORMAT, Task};
-use steps::Failure;
+use imager::job::{Entry, FORMAT, Task};
 
 use crate::config::Config;
+use crate::entrance::Files;
 use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::identity::Bundle;
@@ -26,8 +22,30 @@ const CERTIFICATES: &str = "certificates.pem";
 /// Name of the file with what the node keeps, as [`imager::IDENTITY`] has it.
 const IDENTITY: &str = "identity.tar";
 
-/// The job that does `task` for the upgrade, with what says how the store is reached.
-pub(crate) fn job(task: Task, record: &Record, config: &Config, environment: Environment) -> Result<Job> {
+/// What the imager is given besides program and modules.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// What it has to do.
+    pub job: Job,
+    /// What the node keeps of itself.
+    pub identity: Bundle,
+}
+
+impl Given {
+    /// As files beside the program: the job, what is kept, and the certificates that the node believes.
+    pub(crate) fn files(&self) -> Files {
+        let name = imager::JOB.rsplit('/').next().unwrap_or_default();
+        let certificates = certificates().map(|path| (CERTIFICATES.to_owned(), Source::File(path)));
+        let kept = &self.identity.archive;
+        let identity = (!kept.is_empty()).then(|| (IDENTITY.to_owned(), Source::Bytes(kept.clone())));
+        let job = (name.to_owned(), Source::Bytes(self.job.to_bytes()));
+        std::iter::once(job).chain(certificates).chain(identity).collect()
+    }
+}
+
+/// The job that does `task` for the upgrade, in an imager that is entered by `entry`, with what says how the store is
+/// reached.
+pub(crate) fn job(task: Task, entry: Entry, record: &Record, config: &Config, environment: Environment) -> Result<Job> {
     let place = Place::at(&config.place);
     let path = "/proc/self/mountinfo";
     let mountinfo =
@@ -37,6 +55,8 @@ pub(crate) fn job(task: Task, record: &Record, config: &Config, environment: Env
         format: FORMAT,
         upgrade: record.id.clone(),
         task,
+        entry,
+        exit: config.exit,
         disk: record.disk.clone(),
         manifest: record.manifest,
         mounts: vec![mount],
@@ -48,6 +68,7 @@ pub(crate) fn job(task: Task, record: &Record, config: &Config, environment: Env
         environment: in_imager(environment),
         network: imager::network::capture(Path::new("/")).map_err(Error::Network)?,
         deadline_seconds: config.imager.deadline_seconds,
+        watchdog_seconds: config.imager.watchdog_seconds,
     })
 }
 
@@ -73,41 +94,4 @@ fn certificates() -> Option<PathBuf> {
     ];
     let named = ["AWS_CA_BUNDLE", "SSL_CERT_FILE"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
     named.chain(PLACES.map(PathBuf::from)).find(|path| path.is_file())
-}
-
-/// Puts program and job where systemd hands over to them at the end of its shutdown. Changes nothing on any disk.
-pub fn arm(job: &Job, identity: &Bundle) -> Result<()> {
-    let job = Source::Bytes(job.to_bytes());
-    let name = imager::JOB.rsplit('/').next().unwrap_or_default();
-    // The kernel stays the same, and has loaded what this machine needs.
-    let modules = Modules::default();
-    let certificates = certificates().map(|path| (CERTIFICATES.to_owned(), Source::File(path)));
-    let identity =
-        (!identity.archive.is_empty()).then(|| (IDENTITY.to_owned(), Source::Bytes(identity.archive.clone())));
-    let files = std::iter::once((name.to_owned(), job)).chain(certificates).chain(identity).collect();
-    let parts = Parts { binary: PROGRAM.into(), job: files, modules: &modules };
-    Ok(Takeover::new(&Host::here()).put(&parts.for_takeover()?)?)
-}
-
-/// Takes away what [`arm`] has put there.
-pub fn disarm() -> Result<()> {
-    Ok(Takeover::new(&Host::here()).take_away()?)
-}
-
-/// Why takeover cannot work on this machine, if it cannot.
-pub fn check(memory_needed: u64) -> Result<(), String> {
-    let facts = Facts::read(&Host::here()).map_err(|error| imager::worker::chain(&error))?;
-    facts.check(memory_needed).map_err(|why| why.to_string())
-}
-
-/// Asks systemd for an orderly restart. Returns at once; what is left of this process ends with the OS.
-pub fn restart() -> Result<(), Failure> {
-    let output = Command::new("systemctl").args(["--no-block", "reboot"]).stdin(Stdio::null()).output();
-    match output {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => {
-            Err(Failure::last(format!("systemctl reboot: {}", String::from_utf8_lossy(&output.stderr).trim())))
-        }
-        Err(error) => Err(Failure::last(format!("running systemctl reboot: {error}"))),
-    }
 }

@@ -43,6 +43,9 @@ pub enum Error {
     /// The kernel does not tell about its network.
     #[error("recording the network, which the imager has to have")]
     Network(#[source] io::Error),
+    /// The old root cannot be read.
+    #[error("collecting what the node keeps of itself")]
+    Identity(#[source] io::Error),
     /// The way into the imager.
     #[error(transparent)]
     Boot(#[from] boot::Error),

@@ -11,6 +11,7 @@
 
 pub mod config;
 pub mod enter;
+pub mod entrance;
 mod environment;
 pub mod error;
 mod failures;

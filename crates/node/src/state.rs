@@ -11,11 +11,13 @@ pub mod step {
     pub const PREPARE: &str = "prepare";
     /// What was written since is staged and logged, too.
     pub const REFRESH: &str = "refresh";
+    /// The imager is made, as far as that can be done beforehand.
+    pub const BUILD: &str = "build";
     /// Out of traffic.
     pub const DRAIN: &str = "drain";
     /// The datastore at rest.
     pub const QUIESCE: &str = "quiesce";
-    /// The imager stands in memory.
+    /// The next restart leads into the imager.
     pub const ARM: &str = "arm";
     /// The restart was asked for.
     pub const ENTER: &str = "enter";
@@ -81,7 +83,14 @@ impl State {
                 (step::UNDO, What::Done) => Self::RolledBack,
                 (step::UNDO, What::Failed) => Self::Stuck,
                 (
-                    step::PREPARE | step::REFRESH | step::DRAIN | step::QUIESCE | step::ARM | step::ENTER | step::FLASH,
+                    step::PREPARE
+                    | step::REFRESH
+                    | step::BUILD
+                    | step::DRAIN
+                    | step::QUIESCE
+                    | step::ARM
+                    | step::ENTER
+                    | step::FLASH,
                     What::Failed,
                 ) => Self::Failed,
                 // Taken back, it can be prepared again.

@@ -18,7 +18,7 @@ use crate::node::Node;
 use crate::outage::{self, Moments};
 use crate::record::Record;
 use crate::state::{State, step};
-use crate::{enter, environment, failures};
+use crate::{enter, entrance, environment, failures};
 
 /// How long the data disk may take to be mounted.
 const MOUNTED_WITHIN: Duration = Duration::from_mins(1);
@@ -109,11 +109,17 @@ impl Node {
             }
             ending => {
                 let step = if state == State::Entering { step::FLASH } else { step::UNDO };
-                let silent = || Some("the imager has left no word: it was not entered".into());
+                let silent =
+                    || Some("the imager has left no word: it was not entered, or did not come to its end".into());
                 (step, What::Failed, ending.and_then(|ending| ending.why).or_else(silent))
             }
         };
         self.note(step, what, text)?;
+        // A boot entry outlives the restart on the disk that holds it, and an undo brings it back. It is not booked any
+        // more; but it holds the job.
+        if let Err(error) = entrance::disarm() {
+            tracing::warn!(%error, "what led into the imager is not booked, and could not be taken away");
+        }
         Ok(self.status()?.state.unwrap_or(state))
     }
 
@@ -211,11 +217,14 @@ impl Node {
         self.note(step::ROLL_BACK, What::Begun, Some(why.into()))?;
         // What the imager said of the flash must not be taken for what it will say of the undo.
         self.place.forget_ending()?;
+        let mut entrance = self.entrance()?;
         let environment = environment::recall(&self.place.environment())?;
-        let job = enter::job(Task::Undo, record, &self.config, environment)?;
+        let job = enter::job(Task::Undo, entrance.entry()?, record, &self.config, environment)?;
         // The old root has what the node kept.
-        enter::arm(&job, &Bundle::default())?;
-        enter::restart().map_err(|failure| Error::Refused(failure.why))?;
+        let given = enter::Given { job, identity: Bundle::default() };
+        entrance.build(&given)?;
+        entrance.arm(&given)?;
+        entrance.restart().map_err(|failure| Error::Refused(failure.why))?;
         self.note(step::ROLL_BACK, What::Done, self.machine.boot_id())
     }
 

@@ -12,11 +12,12 @@ use jiff::Timestamp;
 use model::report::FlashPlan;
 use steps::{Course, Failure, Step};
 
+use crate::entrance::{self, Entrance};
 use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
 use crate::node::Node;
 use crate::outage::{self, Outage, Started};
-use crate::preflight::Depth;
+use crate::preflight::{self, Depth};
 use crate::record::{FORMAT, Record};
 use crate::staging::Staging;
 use crate::state::{State, step};
@@ -28,6 +29,7 @@ struct Under {
     opened: Opened,
     target: Target,
     record: Record,
+    entrance: Entrance,
     watch: Box<dyn Watch>,
     plan: Option<FlashPlan>,
 }
@@ -39,7 +41,23 @@ impl Under {
     }
 }
 
+impl Under {
+    fn given(&self) -> Result<enter::Given> {
+        let (place, environment) = (&self.node.place, environment::here());
+        environment::remember(&environment, &place.environment())?;
+        let entry = self.entrance.entry()?;
+        let job = enter::job(Task::Flash, entry, &self.record, &self.node.config, environment)?;
+        let identity = identity::collect(&self.node.config.identity, Path::new("/")).map_err(Error::Identity)?;
+        Ok(enter::Given { job, identity })
+    }
+}
+
 impl Node {
+    /// The ways into the imager.
+    pub(crate) fn entrance(&self) -> Result<Entrance> {
+        Entrance::look(self.config.entry, self.place.directory(), preflight::IMAGER_BYTES)
+    }
+
     /// Stages and logs everything, and predicts. The node serves meanwhile, and a reboot notices nothing.
     ///
     /// Gives what the flash will do, and the outage that it will be.
@@ -63,22 +81,28 @@ impl Node {
         let course = Course::new(vec![
             prepare_step(),
             refresh_step(false),
+            // Before traffic goes: it takes its time, and may write to the root disk.
+            Step::new(step::BUILD, |under: &mut Under, _| {
+                let given = under.given().map_err(last)?;
+                under.entrance.build(&given).map_err(last)?;
+                under.entrance.seen().map(Some).map_err(Failure::last)
+            })
+            .probed(|_| false)
+            .reverted(|_| entrance::disarm().map_err(last)),
             hook_step(step::DRAIN, Moment::Drain).reverted(undrain),
             hook_step(step::QUIESCE, Moment::Quiesce),
             refresh_step(true),
             Step::new(step::ARM, |under: &mut Under, _| {
-                let (place, environment) = (&under.node.place, environment::here());
-                environment::remember(&environment, &place.environment()).map_err(last)?;
-                let job = enter::job(Task::Flash, &under.record, &under.node.config, environment).map_err(last)?;
-                let kept = identity::collect(&under.node.config.identity, Path::new("/"))
-                    .map_err(|error| Failure::last(format!("collecting what the node keeps of itself: {error}")))?;
-                enter::arm(&job, &kept).map_err(last)?;
-                Ok(Some(format!("{} files of the old root are kept", kept.files.len())))
+                let given = under.given().map_err(last)?;
+                under.entrance.arm(&given).map_err(last)?;
+                Ok(Some(format!("{} files of the old root are kept", given.identity.files.len())))
             })
             .probed(|_| false)
-            .reverted(|_| enter::disarm().map_err(last)),
+            .reverted(|_| entrance::disarm().map_err(last)),
             // With the boot that ends here: who reads the journal in the same one knows that it is still on the way down.
-            Step::new(step::ENTER, |under: &mut Under, _| enter::restart().map(|()| under.node.machine.boot_id())),
+            Step::new(step::ENTER, |under: &mut Under, _| {
+                under.entrance.restart().map(|()| under.node.machine.boot_id())
+            }),
         ]);
         Ok(course.run(&mut under, &mut journal)?)
     }
@@ -86,7 +110,7 @@ impl Node {
     /// Takes back what was prepared, where the node has not entered the imager.
     pub fn abort(&self) -> Result<()> {
         self.under_way(&[State::Begun, State::Prepared, State::Failed], "abort")?;
-        enter::disarm()?;
+        entrance::disarm()?;
         self.place.clear()?;
         self.note(step::PREPARE, steps::What::Failed, Some("aborted".into()))
     }
@@ -107,7 +131,8 @@ impl Node {
         let last = accepted.last(&target.identity.key(), &manifest.name).map_err(refused)?;
         image::trust::check_serial(manifest, last).map_err(refused)?;
         let record = self.record(&opened, &target)?;
-        Ok(Under { node: self.clone(), opened, target, record, watch, plan: None })
+        let entrance = self.entrance()?;
+        Ok(Under { node: self.clone(), opened, target, record, entrance, watch, plan: None })
     }
 
     /// The record of this upgrade: the one that is there, if it was begun before, or a new one.

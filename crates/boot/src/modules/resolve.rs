@@ -28,6 +28,8 @@ pub fn resolve(host: &Host, wanted: &Wanted) -> Result<Modules> {
     let tables = Tables::read(host, &wanted.release)?;
     let config = Config::read(host)?;
     let mut resolving = Resolving { tables, config, visited: BTreeSet::new(), found: Modules::default() };
+    // First of all: from then on a driver that hangs restarts the machine.
+    resolving.watchdogs(host)?;
     let devices = Devices::needed(host)?;
     let mut firmware = tables::Firmware::read(host, &wanted.release)?;
     for device in &devices.physical {
@@ -47,7 +49,6 @@ pub fn resolve(host: &Host, wanted: &Wanted) -> Result<Modules> {
     for name in &wanted.also {
         resolving.required(name, "it was asked for");
     }
-    resolving.watchdogs(host)?;
     let mut found = resolving.found;
     found.remarks.append(&mut resolving.config.remarks.clone());
     let drivers = devices.physical.iter().filter_map(|device| match &device.driven {

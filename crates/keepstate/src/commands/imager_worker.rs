@@ -10,7 +10,7 @@ use imager::job::Task;
 pub(crate) struct Args {
     /// The job's file
     job: PathBuf,
-    /// Which of both ways
+    /// What of it
     task: Way,
 }
 
@@ -19,12 +19,15 @@ pub(crate) struct Args {
 enum Way {
     Flash,
     Undo,
+    /// Load the new OS's kernel.
+    Exit,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let task = match args.task {
         Way::Flash => Task::Flash,
         Way::Undo => Task::Undo,
+        Way::Exit => return Ok(imager::exit::run(&args.job)?),
     };
     Ok(imager::worker::run(&args.job, task)?)
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result, io};
 use crate::run;
 
 /// Files of these are taken.
-pub(super) const PACKAGES: [&str; 3] = ["linux-image-cloud-amd64", "busybox-static", "grub-common"];
+pub(super) const PACKAGES: [&str; 4] = ["linux-image-cloud-amd64", "busybox-static", "grub-common", "kexec-tools"];
 const MODULES: &str = include_str!("../../recipes/tiny/modules.txt");
 /// Scripts, where they stand in the tree.
 const SCRIPTS: [(&str, &str); 5] = [
@@ -55,7 +55,9 @@ pub(super) fn build(version: u32, source: &Path, root: &Path) -> Result<()> {
             symlink("/bin/busybox", &path).map_err(io("making", path.display()))?;
         }
     }
-    grub_editenv(source, root)?;
+    for path in PROGRAMS {
+        linked(path, source, root)?;
+    }
     kernel(source, root, &busybox, &applets)
 }
 
@@ -73,6 +75,9 @@ fn texts(version: u32, root: &Path) -> Result<()> {
         // By its name one tells which systemd this is: Debian 12's.
         ("usr/lib/systemd/libsystemd-shared-252.so", ""),
         ("boot/grub/.keep", ""),
+        ("boot/efi/.keep", ""),
+        // Where the data disk is, an upgrade has its place; a test decides itself when the new OS is kept.
+        ("etc/keepstate/node.toml", "place = \"/data/keepstate\"\n[trial]\ndeadline-seconds = 60\ncommit = false\n"),
         (&format!("etc/only-in-{version}"), "a file that no other version has\n"),
     ];
     for (path, text) in texts {
@@ -101,33 +106,38 @@ fn applets(source: &Path) -> Result<Vec<String>> {
     Ok(listed.lines().map(str::to_owned).collect())
 }
 
-/// `grub-editenv`, by which a running system tells GRUB what to boot once, with the libraries that it needs.
-fn grub_editenv(source: &Path, root: &Path) -> Result<()> {
-    const PROGRAM: &str = "usr/bin/grub-editenv";
+/// `grub-editenv`, by which a running system tells GRUB what to boot once, and `kexec`, which the init ends with where
+/// systemd would by itself; each with the libraries that it needs.
+const PROGRAMS: [&str; 2] = ["usr/bin/grub-editenv", "sbin/kexec"];
+
+/// A program and its libraries.
+fn linked(path: &str, source: &Path, root: &Path) -> Result<()> {
     const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
     let copy = |path: &str| -> Result<()> {
         let from = source.join(path);
         program(&root.join(path), &fs::read(&from).map_err(io("reading", from.display()))?)
     };
     let mut list = run::command("chroot", [source]);
-    list.args([&format!("/{LOADER}"), "--list", &format!("/{PROGRAM}")]);
+    list.args([&format!("/{LOADER}"), "--list", &format!("/{path}")]);
     for line in run::output(&mut list)?.lines() {
         // "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)"
-        let path = line.split_once("=> /").and_then(|(_, rest)| rest.split_whitespace().next());
-        if let Some(path) = path {
-            copy(path)?;
+        let library = line.split_once("=> /").and_then(|(_, rest)| rest.split_whitespace().next());
+        if let Some(library) = library {
+            copy(library)?;
         }
     }
     copy(LOADER)?;
-    copy(PROGRAM)
+    copy(path)
 }
 
 /// The kernel, its modules, and an initramfs that has those which find the root filesystem.
 fn kernel(source: &Path, root: &Path, busybox: &[u8], applets: &[String]) -> Result<()> {
     let version = kernel_version(source)?;
-    let kernel = format!("boot/vmlinuz-{version}");
-    let bytes = fs::read(source.join(&kernel)).map_err(io("reading", &kernel))?;
-    run::write(&root.join(&kernel), bytes)?;
+    for file in ["vmlinuz", "config"] {
+        let file = format!("boot/{file}-{version}");
+        let bytes = fs::read(source.join(&file)).map_err(io("reading", &file))?;
+        run::write(&root.join(&file), bytes)?;
+    }
 
     let modules = format!("lib/modules/{version}");
     let depmod = |root: &Path| run::output(run::command("depmod", ["-b"]).arg(root).arg(&version));

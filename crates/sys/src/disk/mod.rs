@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 
-pub use open::{Access, Caching, How, OpenError};
+pub use open::{Access, Caching, How, OpenError, set_read_only};
 
 use crate::aligned::AlignedBuf;
 use crate::durable::{self, Flusher};

@@ -265,6 +265,17 @@ fn is_read_only(file: &File) -> io::Result<bool> {
     Ok(read_only? != 0)
 }
 
+/// Has the kernel refuse every write to the block device at `path`, whoever asks and however often it is opened, until the
+/// machine restarts.
+pub fn set_read_only(path: &Path) -> io::Result<()> {
+    /// `BLKROSET` of `linux/fs.h`, which rustix does not offer.
+    const BLKROSET: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0x12, 93);
+    let file = File::open(path)?;
+    // SAFETY: BLKROSET reads one `int`, which this setter holds; any other kind of file answers ENOTTY.
+    let result = unsafe { rustix::ioctl::ioctl(file.as_fd(), rustix::ioctl::Setter::<BLKROSET, i32>::new(1)) };
+    result.map_err(io::Error::from)
+}
+
 /// Asks the kernel to read the partition table again.
 pub(super) fn reread_partitions(file: &File) -> io::Result<()> {
     /// `BLKRRPART` of `linux/fs.h`, which rustix does not offer.

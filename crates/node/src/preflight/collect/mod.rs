@@ -18,7 +18,7 @@ use flash::target::Target;
 use image::Opened;
 use image::facts::{ImageFiles, dpkg_status};
 
-use super::{Facts, Finding, IMAGER_BYTES, RootDisk, check};
+use super::{Facts, Finding, RootDisk, check};
 use crate::enter;
 use crate::identity;
 use crate::machine::Machine;
@@ -54,7 +54,6 @@ impl Node {
             .into_iter()
             .map(|path| Path::new("/").join(path).display().to_string())
             .collect::<Vec<_>>();
-        let way_in = enter::check(IMAGER_BYTES + program_size);
         check(&Facts {
             manifest,
             place_on_root_disk,
@@ -65,7 +64,7 @@ impl Node {
             boot_mode: machine.boot_mode(),
             firmware: firmware::read(machine),
             architecture: std::env::consts::ARCH,
-            way_in: way_in.map(|()| "takeover".into()).map_err(|why| format!("takeover: {why}")),
+            way_in: self.entrance().map_err(|error| imager::worker::chain(&error)).and_then(|way| way.seen()),
             data_owners: self.config.data.iter().flat_map(|path| owners::of(machine, path)).collect(),
             user_data: user_data::formats(machine),
             needs: disk
