@@ -147,6 +147,7 @@ enum Item {
 }
 
 /// Where entries go.
+#[allow(clippy::large_enum_variant, reason = "there is one")]
 enum Sink<'o> {
     Full(Writer<'o>),
     Sums(&'o mut dyn Write, Algorithm),
@@ -181,7 +182,7 @@ fn run<'o>(
 }
 
 /// Walks the tree and hands in what is there.
-fn produce<'s>(make: &Make<'s>, root: &Path, mut earlier: Option<Earlier>, feed: &Feed<'s, Item>) -> Result<(), Halt> {
+fn produce<'s>(order: &Make<'s>, root: &Path, mut earlier: Option<Earlier>, feed: &Feed<'s, Item>) -> Result<(), Halt> {
     for found in Walk::new(root, order.reach)? {
         let size = if let Kind::File(size) = found.entry.kind { Some(size) } else { None };
         let meets = match &mut earlier {

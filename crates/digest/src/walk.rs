@@ -151,7 +151,8 @@ struct Listing {
 impl Listing {
     fn read(folder: Arc<OwnedFd>, path_length: usize) -> rustix::io::Result<Self> {
         let (mut names, mut starts) = (Vec::new(), Vec::new());
-        for item in Dir::read_from(&folder)? {
+        // Its own descriptor again, not by the name `.`, which takes the right to search besides that to read.
+        for item in Dir::new(rustix::io::fcntl_dupfd_cloexec(&folder, 0)?)? {
             let item = item?;
             let name = item.file_name();
             if name == c"." || name == c".." {

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
+use digest::Check;
 use digest::manifest::{Header, Of};
-use digest::{Check, Device};
-use flash::target::DiskName;
 
-use super::{AlgorithmArg, Listing, NamedDisk, ReadArgs, Watcher};
+use super::{AlgorithmArg, Listing, NamedDisk, ReadArgs, Watcher, disk_name};
 use crate::exit::WrongUsage;
 use crate::output::Output;
 
@@ -52,23 +51,18 @@ pub(super) fn run(args: &Args, output: &Output) -> Result<()> {
     let mut listing = Listing::new(output);
     let mut tell = |difference: &digest::Difference| listing.add(difference);
     let root = args.root.clone().or_else(|| header.as_ref().map(|header| header.root.clone()));
-    let summary = match (&header, &root) {
-        (Some(Header { of: Of::Disk(_), .. }), Some(root)) => {
-            let name: DiskName = root.to_string_lossy().parse().unwrap_or_else(|never| match never {});
-            let named = NamedDisk::open(&name)?;
-            let device: Device<'_> = named.device(true);
-            digest::check_device(&args.manifest, &device, &how, &mut tell)?
-        }
-        _ => {
-            let check = Check {
-                manifest: &args.manifest,
-                root: args.root.as_deref(),
-                algorithm: args.algorithm.map(Into::into),
-                content_only: args.content_only,
-                how,
-            };
-            digest::check(&check, &mut tell)?
-        }
+    let summary = if let (Some(Header { of: Of::Disk(_), .. }), Some(root)) = (&header, &root) {
+        let named = NamedDisk::open(&disk_name(root))?;
+        digest::check_device(&args.manifest, &named.device(true), &how, &mut tell)?
+    } else {
+        let check = Check {
+            manifest: &args.manifest,
+            root: args.root.as_deref(),
+            algorithm: args.algorithm.map(Into::into),
+            content_only: args.content_only,
+            how,
+        };
+        digest::check(&check, &mut tell)?
     };
     progress.finish();
     let what = root.unwrap_or_else(|| PathBuf::from("."));

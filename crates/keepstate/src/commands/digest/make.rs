@@ -6,11 +6,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 use digest::{CutOff, Format, Made, Make, Reach, To, TreePath, Unproven};
-use flash::target::DiskName;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
-use super::{AlgorithmArg, LISTED_MAX, NamedDisk, ReadArgs, Watcher};
+use super::{AlgorithmArg, LISTED_MAX, NamedDisk, ReadArgs, Watcher, disk_name};
 use crate::exit::WrongUsage;
 use crate::output::Output;
 
@@ -25,6 +24,7 @@ Examples:
   keepstate digest make /var/lib/postgresql -o before.manifest
   keepstate digest make /var/lib/kafka -o sums --algorithm sha256 && cd /var/lib/kafka && sha256sum -c ~/sums
   keepstate digest make /dev/nvme1n1 -o data-disk.manifest --content")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag that can be typed")]
 pub(super) struct Args {
     /// A directory; or a disk: a path, serial=…, wwid=…, label=… or uuid=… of a filesystem on it
     #[arg(value_name = "WHAT")]
@@ -163,8 +163,7 @@ fn disk(args: &Args, watcher: &Watcher<'_>, to: To<'_>) -> Result<Made> {
     if args.format == FormatArg::Sums {
         return Err(WrongUsage("--format sums is for directories: a disk's edges are no files".into()).into());
     }
-    let name: DiskName = args.what.to_string_lossy().parse().unwrap_or_else(|never| match never {});
-    let named = NamedDisk::open(&name)?;
+    let named = NamedDisk::open(&disk_name(&args.what))?;
     let how = args.read.how(watcher);
     Ok(digest::make_device(&named.device(args.content), &args.what, args.algorithm.into(), &how, to)?)
 }

@@ -5,6 +5,7 @@ mod diff;
 mod make;
 
 use std::num::NonZeroU64;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
@@ -113,6 +114,11 @@ impl digest::Watch for Watcher<'_> {
             pace.take(bytes);
         }
     }
+}
+
+/// A disk's name, as it was typed or written down.
+fn disk_name(path: &Path) -> DiskName {
+    path.to_string_lossy().parse().unwrap_or_else(|never| match never {})
 }
 
 /// A disk that was named, opened for reading.
