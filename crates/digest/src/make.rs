@@ -294,3 +294,6 @@ impl Consume<Item> for Scribe<'_, '_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

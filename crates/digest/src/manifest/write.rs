@@ -160,6 +160,13 @@ impl<'o> Writer<'o> {
         self.write(&Line::Unproven(why, path.clone()))
     }
 
+    /// Ends as a run does that is cut off right after what it did was made to last.
+    #[cfg(test)]
+    pub(crate) fn cut_off(mut self) -> Result<()> {
+        self.flush_ranges()?;
+        self.last(true)
+    }
+
     /// All that an earlier run had is written here too: this file takes its place.
     pub(crate) fn overtake(&mut self) -> Result<()> {
         self.last(true)?;
