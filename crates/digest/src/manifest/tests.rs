@@ -66,9 +66,10 @@ fn bare(entry: Entry) -> Entry {
 }
 
 fn line(algorithm: Algorithm) -> impl Strategy<Value = Line> {
-    let stamp = any::<(u64, u64, u64, (i64, u32), (i64, u32))>().prop_map(|(device, inode, size, modified, changed)| {
-        Line::Stamp(Stamp { device, inode, size, modified, changed })
-    });
+    let stamp =
+        any::<(u64, u64, u64, (i64, u32), (i64, u32))>().prop_map(|(device, inode, size, modified, changed)| {
+            Line::Stamp(Stamp { device, inode, size, modified, changed })
+        });
     let why = prop_oneof![Just(Why::Changing), Just(Why::Unreadable)];
     let region = ("[ -~]{1,20}", any::<(u64, u64, [u8; 32])>()).prop_map(|(name, (offset, length, blake3))| {
         Line::Region(Region { name, offset, length, blake3: model::Digest(blake3) })
