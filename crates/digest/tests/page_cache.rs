@@ -57,13 +57,13 @@ fn where_direct_reads_are_refused_it_is_said_or_done_without() {
     let folder = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
     fs::write(folder.path().join("file"), noise(1, 3 * RANGE)).expect("written");
     let root = folder.path();
-    let make = |how| Make { root, reach: Reach::default(), algorithm: Algorithm::Blake3, format: Format::Full, how };
+    let order = |how| Make { root, reach: Reach::default(), algorithm: Algorithm::Blake3, format: Format::Full, how };
     let mut why = Vec::new();
     let mut tell = |_: &TreePath, trouble: &Unproven| why.push(trouble.to_string());
-    let gently = digest::make(&make(How::default()), To::Stream(&mut Vec::new()), &mut tell).expect("made");
+    let gently = digest::make(&order(How::default()), To::Stream(&mut Vec::new()), &mut tell).expect("made");
     assert_eq!((gently.files, gently.unproven), (1, 0));
     // Kernels since 6.6 serve direct reads there too; before, that is said of the file.
-    let made = digest::make(&make(direct()), To::Stream(&mut Vec::new()), &mut tell).expect("made");
+    let made = digest::make(&order(direct()), To::Stream(&mut Vec::new()), &mut tell).expect("made");
     assert_eq!(made.files + made.unproven, 1);
     assert!(why.iter().all(|why| why.contains("refuses reads past the page cache")), "{why:?}");
 }

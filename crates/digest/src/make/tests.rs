@@ -194,15 +194,15 @@ impl Write for Full {
 #[test]
 fn a_stream_that_ends_is_an_error() {
     let room = Room::new();
-    let root = room.tree();
+    let tree = room.tree();
     for format in [Format::Full, Format::Sums] {
         let algorithm = Algorithm::Blake3;
-        let order = Make { root: &root, reach: Reach::default(), algorithm, format, how: How::default() };
+        let order = Make { root: &tree, reach: Reach::default(), algorithm, format, how: How::default() };
         let mut whole = Vec::new();
         make(&order, To::Stream(&mut whole), &mut |_, _| {}).expect("made");
         for space in [0, 1, whole.len() / 2, whole.len() - 1] {
-            let made = make(&order, To::Stream(&mut Full(space)), &mut |_, _| {});
-            assert!(matches!(made, Err(Error::Tell(_))), "{format:?}, {space} bytes: {made:?}");
+            let outcome = make(&order, To::Stream(&mut Full(space)), &mut |_, _| {});
+            assert!(matches!(outcome, Err(Error::Tell(_))), "{format:?}, {space} bytes: {outcome:?}");
         }
         make(&order, To::Stream(&mut Full(whole.len())), &mut |_, _| {}).expect("enough");
     }

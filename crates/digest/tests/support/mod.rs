@@ -86,17 +86,17 @@ impl Room {
         change: impl FnOnce(&mut Make<'a>),
     ) -> digest::Result<(Made, Vec<(String, Unproven)>)> {
         let path = self.path(manifest);
-        let mut make = Make {
+        let mut order = Make {
             root: &self.tree,
             reach: Reach::default(),
             algorithm: Algorithm::Blake3,
             format: Format::Full,
             how: How::default(),
         };
-        change(&mut make);
+        change(&mut order);
         let mut troubles = Vec::new();
         let mut tell = |path: &TreePath, why: &Unproven| troubles.push((path.to_string(), why.clone()));
-        let made = digest::make(&make, To::File(&path, cut_off), &mut tell)?;
+        let made = digest::make(&order, To::File(&path, cut_off), &mut tell)?;
         Ok((made, troubles))
     }
 
@@ -147,10 +147,13 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
+/// What is done.
+type Act<'a> = Box<dyn FnOnce() + Send + 'a>;
+
 /// Does something once, right before the read of a certain number: the moment at which others change a tree.
 pub struct Meddler<'a> {
     at: usize,
-    state: Mutex<(usize, Option<Box<dyn FnOnce() + Send + 'a>>)>,
+    state: Mutex<(usize, Option<Act<'a>>)>,
 }
 
 impl<'a> Meddler<'a> {
@@ -174,7 +177,7 @@ impl Watch for Meddler<'_> {
 }
 
 /// One thread, so that reads come in order.
-pub fn alone<'a>(watch: &'a dyn Watch) -> How<'a> {
+pub fn alone(watch: &dyn Watch) -> How<'_> {
     How { caching: Caching::Gentle, workers: 1, watch }
 }
 
