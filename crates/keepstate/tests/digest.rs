@@ -157,6 +157,7 @@ fn a_file_that_stands_for_a_disk_is_fingerprinted_and_not_touched() {
     room.good("digest make disk -o whole --content --algorithm sha256");
     room.good("digest check edges");
     room.good("digest check whole");
+    room.bad("digest check edges --content-only", 2, &["is of a disk", "leave out --content-only"]);
     assert!(support::fingerprint(&disk) == before, "neither content nor time");
     // Its content is a line that the tool checks.
     let checked =

@@ -45,6 +45,10 @@ pub(super) fn run(args: &Args, output: &Output) -> Result<()> {
         let why = format!("{} says its algorithm itself: leave out --algorithm", args.manifest.display());
         return Err(WrongUsage(why).into());
     }
+    if args.content_only && matches!(header, Some(Header { of: Of::Disk(_), .. })) {
+        let why = format!("{} is of a disk, which has no owners: leave out --content-only", args.manifest.display());
+        return Err(WrongUsage(why).into());
+    }
     let progress = output.progress();
     let watcher = Watcher::new(&progress, args.read.bandwidth);
     let how = args.read.how(&watcher);
@@ -52,7 +56,7 @@ pub(super) fn run(args: &Args, output: &Output) -> Result<()> {
     let mut tell = |difference: &digest::Difference| listing.add(difference);
     let root = args.root.clone().or_else(|| header.as_ref().map(|header| header.root.clone()));
     let summary = if let (Some(Header { of: Of::Disk(_), .. }), Some(root)) = (&header, &root) {
-        let named = NamedDisk::open(&disk_name(root))?;
+        let named = NamedDisk::open(&disk_name(root), args.read.direct)?;
         digest::check_device(&args.manifest, &named.device(true), &how, &mut tell)?
     } else {
         let check = Check {

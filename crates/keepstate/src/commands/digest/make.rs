@@ -163,7 +163,7 @@ fn disk(args: &Args, watcher: &Watcher<'_>, to: To<'_>) -> Result<Made> {
     if args.format == FormatArg::Sums {
         return Err(WrongUsage("--format sums is for directories: a disk's edges are no files".into()).into());
     }
-    let named = NamedDisk::open(&disk_name(&args.what))?;
+    let named = NamedDisk::open(&disk_name(&args.what), args.read.direct)?;
     let how = args.read.how(watcher);
     Ok(digest::make_device(&named.device(args.content), &args.what, args.algorithm.into(), &how, to)?)
 }

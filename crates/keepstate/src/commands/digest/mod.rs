@@ -128,9 +128,10 @@ struct NamedDisk {
 }
 
 impl NamedDisk {
-    fn open(name: &DiskName) -> Result<Self> {
+    /// A disk is read past the page cache anyway; `must` says that it is refused where that cannot be.
+    fn open(name: &DiskName, must: bool) -> Result<Self> {
         let target = Target::find(name)?;
-        let disk = target.open_to_read(DiskCaching::Auto)?;
+        let disk = target.open_to_read(if must { DiskCaching::Direct } else { DiskCaching::Auto })?;
         let partitions = flash::boot_area::partitions_now(&disk).with_context(|| format!("looking at {name}"))?;
         Ok(Self { disk, partitions })
     }
