@@ -5,6 +5,7 @@
 //! the last. In between the disk leads to whatever [`Meanwhile`] says: to nothing, or later to the rescue boot.
 
 use std::io;
+use std::ops::Range;
 
 use image::layout::Layout;
 use image::view::ReadAt;
@@ -104,6 +105,14 @@ pub fn of_disk_now(disk: &dyn Disk) -> Result<Vec<(u64, u64)>> {
     let mut ranges: Vec<_> = layout.boot_area.iter().map(|range| (range.offset, range.length)).collect();
     ranges.push((whole.size - sector, sector));
     Ok(ranges)
+}
+
+/// Where the partitions are that the disk's table lists now, in bytes; none where it has no table that makes sense.
+pub fn partitions_now(disk: &dyn Disk) -> Result<Vec<Range<u64>>> {
+    let failed = |source| Error::Disk { doing: "reading the partition table of", offset: 0, source };
+    let whole = WholeDisk { disk, size: disk.size().map_err(failed)? };
+    let layout = Layout::read(&whole).map_err(failed)?;
+    Ok(layout.partitions.iter().map(|one| one.offset..one.offset + one.length).collect())
 }
 
 /// A disk as something that can be read at any place.

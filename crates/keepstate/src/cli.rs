@@ -45,6 +45,7 @@ pub(crate) enum Command {
     Image(commands::image::Args),
     Key(commands::key::Args),
     Node(commands::node::Args),
+    Digest(commands::digest::Args),
     Store(commands::store::Args),
     #[command(hide = true)]
     ImagerWorker(commands::imager_worker::Args),

@@ -1,7 +1,7 @@
 //! Making writes last, and not believing a second try after the first one failed.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -35,9 +35,15 @@ pub(crate) fn flush_parent(path: &Path) -> io::Result<()> {
 
 /// Writes a file so that it is there whole or as it was, whatever happens, and lasts once this returns.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace_file_with(path, |file| file.write_all(bytes))
+}
+
+/// The same for what is too much to be held at once: `write` writes it.
+pub fn replace_file_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let beside = path.with_added_extension("new");
-    let mut file = File::create(&beside)?;
-    file.write_all(bytes)?;
+    let mut file = BufWriter::new(File::create(&beside)?);
+    write(&mut file)?;
+    let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
     flush_parent(path)

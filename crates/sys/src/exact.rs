@@ -6,7 +6,7 @@ use std::io;
 ///
 /// `read` is told how far it is and given the rest. Direct I/O may only go on at a multiple of `unit` (1 elsewhere), so
 /// a read that stopped inside a unit is asked again from that unit's beginning: if it stops there again, it is the end.
-pub(crate) fn read_until_end(
+pub fn read_until_end(
     buf: &mut [u8],
     unit: usize,
     mut read: impl FnMut(usize, &mut [u8]) -> io::Result<usize>,

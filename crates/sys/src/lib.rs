@@ -12,14 +12,17 @@ pub mod medium;
 pub mod medium_file;
 pub mod mountinfo;
 pub mod pace;
+mod residency;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod zero;
 
 pub use aligned::AlignedBuf;
 pub use disk::RealDisk;
-pub use durable::replace_file;
+pub use durable::{replace_file, replace_file_with};
+pub use exact::read_until_end;
 pub use medium::{Disk, Medium};
 pub use medium_file::MediumFile;
 pub use pace::Pace;
+pub use residency::{page_bytes, resident};
 pub use zero::is_zero;

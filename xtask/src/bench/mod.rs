@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: side by side with the others, on real images, in one run.
 
+mod digest;
 mod disk;
 mod facts;
 mod measure;
@@ -34,6 +35,8 @@ pub(crate) enum Bench {
     Memory(Common),
     /// How long a server's database is away: a plain restart, and an upgrade of its OS, in emulation
     Outage(outage::Args),
+    /// Prove a skewed tree in our way and in others', cold and warm; medians as a table and as JSON
+    Digest(digest::Args),
 }
 
 /// What both need.
@@ -84,6 +87,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Flash(args) => flash(args),
         Bench::Memory(args) => memory(args),
         Bench::Outage(args) => outage::run(args),
+        Bench::Digest(args) => digest::run(args),
     }
 }
 

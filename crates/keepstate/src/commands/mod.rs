@@ -1,5 +1,6 @@
 //! One file a command: its arguments and what it prints. The work is done in the libraries.
 
+pub(crate) mod digest;
 pub(crate) mod flash;
 pub(crate) mod generate;
 pub(crate) mod image;
@@ -19,6 +20,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<()> {
     match command {
         Command::Flash(args) => flash::run(args, output),
         Command::Undo(args) => undo::run(&args, output),
+        Command::Digest(args) => digest::run(&args, output),
         Command::Image(args) => image::run(args, output),
         Command::Node(args) => node::run(&args, output),
         Command::Key(args) => key::run(args, output),

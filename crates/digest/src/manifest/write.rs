@@ -1,0 +1,220 @@
+//! Writing a manifest: to a stream, or to a file that is gone on with when the run is cut off.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+
+use crate::algorithm::{Algorithm, Sum};
+use crate::device::Region;
+use crate::entry::{Entry, Kind, Why};
+use crate::error::{Error, Result};
+use crate::manifest::header::Header;
+use crate::manifest::lines::{Line, RANGES_A_LINE};
+use crate::path::TreePath;
+use crate::source::Stamp;
+
+/// How often what is done is made to last: this much is lost at most.
+const LAST_EVERY: Duration = Duration::from_secs(5);
+
+/// Writes entries in order.
+pub(crate) struct Writer<'o> {
+    to: To<'o>,
+    algorithm: Algorithm,
+    hasher: blake3::Hasher,
+    entries: u64,
+    ranges: Vec<Sum>,
+    line: Vec<u8>,
+}
+
+enum To<'o> {
+    Stream(&'o mut dyn Write),
+    File(Partial),
+}
+
+/// A file in which a run stands until it is done.
+struct Partial {
+    file: BufWriter<File>,
+    /// Where it is now: beside the one that it will overtake, if there is one.
+    path: PathBuf,
+    manifest: PathBuf,
+    lasted: Instant,
+}
+
+/// Where a run that is not done stands.
+pub(crate) fn partial_path(manifest: &Path) -> PathBuf {
+    manifest.with_added_extension("partial")
+}
+
+impl<'o> Writer<'o> {
+    /// To a stream: nothing is left if it is cut off.
+    pub(crate) fn to_stream(out: &'o mut dyn Write, header: &Header) -> Result<Self> {
+        Self::begin(To::Stream(out), header)
+    }
+
+    /// To a file that has its name once it is complete. `overtakes`: there is one of an earlier run, which stays until
+    /// [`Writer::overtake`].
+    pub(crate) fn to_file(manifest: &Path, header: &Header, overtakes: bool) -> Result<Self> {
+        let path = partial_path(manifest);
+        let path = if overtakes { path.with_added_extension("new") } else { path };
+        let failed = |source| Error::Write { path: path.clone(), source };
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::Locked { path }),
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        file.set_len(0).map_err(failed)?;
+        let file = BufWriter::new(file);
+        Self::begin(To::File(Partial { file, path, manifest: manifest.into(), lasted: Instant::now() }), header)
+    }
+
+    fn begin(to: To<'o>, header: &Header) -> Result<Self> {
+        let (hasher, ranges, line) = (blake3::Hasher::new(), Vec::new(), header.lines());
+        let mut writer = Self { to, algorithm: header.algorithm, hasher, entries: 0, ranges, line };
+        writer.flush_line()?;
+        Ok(writer)
+    }
+
+    fn flush_line(&mut self) -> Result<()> {
+        self.hasher.update(&self.line);
+        let written = match &mut self.to {
+            To::Stream(out) => out.write_all(&self.line).map_err(Error::Tell),
+            To::File(partial) => {
+                partial.file.write_all(&self.line).map_err(|source| Error::Write { path: partial.path.clone(), source })
+            }
+        };
+        self.line.clear();
+        written
+    }
+
+    fn write(&mut self, line: &Line) -> Result<()> {
+        line.write(self.algorithm, &mut self.line);
+        self.flush_line()?;
+        self.last(false)
+    }
+
+    /// Makes what was written last, if it is time or has to be now.
+    fn last(&mut self, now: bool) -> Result<()> {
+        let To::File(partial) = &mut self.to else { return Ok(()) };
+        if !now && partial.lasted.elapsed() < LAST_EVERY {
+            return Ok(());
+        }
+        let sum = Sum::new(self.hasher.finalize().as_bytes());
+        Line::SoFar(sum).write(self.algorithm, &mut self.line);
+        self.flush_line()?;
+        let To::File(partial) = &mut self.to else { return Ok(()) };
+        let synced = partial.file.flush().and_then(|()| partial.file.get_ref().sync_data());
+        partial.lasted = Instant::now();
+        synced.map_err(|source| Error::Write { path: partial.path.clone(), source })
+    }
+
+    /// A part of a disk.
+    pub(crate) fn region(&mut self, region: &Region) -> Result<()> {
+        self.write(&Line::Region(region.clone()))
+    }
+
+    /// An entry; of a file, its ranges and [`Writer::sum`] or [`Writer::unproven`] follow.
+    pub(crate) fn entry(&mut self, entry: &Entry, stamp: Option<&Stamp>) -> Result<()> {
+        self.entries += 1;
+        self.write(&Line::Entry(entry.clone()))?;
+        if let Kind::Link(to) = &entry.kind
+            && !to.is_empty()
+        {
+            self.write(&Line::Target(to.clone()))?;
+        }
+        for (name, sum) in &entry.xattrs {
+            self.write(&Line::Xattr(name.clone(), *sum))?;
+        }
+        match (stamp, &self.to) {
+            (Some(stamp), To::File(_)) => self.write(&Line::Stamp(*stamp)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The entry's next range.
+    pub(crate) fn range(&mut self, sum: Sum) -> Result<()> {
+        self.ranges.push(sum);
+        if self.ranges.len() < RANGES_A_LINE { Ok(()) } else { self.flush_ranges() }
+    }
+
+    fn flush_ranges(&mut self) -> Result<()> {
+        if self.ranges.is_empty() {
+            return Ok(());
+        }
+        let ranges = std::mem::take(&mut self.ranges);
+        self.write(&Line::Ranges(ranges))
+    }
+
+    /// The entry's sum.
+    pub(crate) fn sum(&mut self, sum: Sum, path: &TreePath) -> Result<()> {
+        self.flush_ranges()?;
+        self.write(&Line::Sum(sum, path.clone()))
+    }
+
+    /// Nothing is claimed of the entry.
+    pub(crate) fn unproven(&mut self, why: Why, path: &TreePath) -> Result<()> {
+        self.ranges.clear();
+        self.write(&Line::Unproven(why, path.clone()))
+    }
+
+    /// Ends as a run does that is cut off right after what it did was made to last.
+    #[cfg(test)]
+    pub(crate) fn cut_off(mut self) -> Result<()> {
+        self.flush_ranges()?;
+        self.last(true)
+    }
+
+    /// All that an earlier run had is written here too: this file takes its place.
+    pub(crate) fn overtake(&mut self) -> Result<()> {
+        self.last(true)?;
+        let To::File(partial) = &mut self.to else { return Ok(()) };
+        let place = partial_path(&partial.manifest);
+        if partial.path != place {
+            fs::rename(&partial.path, &place).map_err(|source| Error::Write { path: place.clone(), source })?;
+            partial.path = place;
+        }
+        Ok(())
+    }
+
+    /// The end: the manifest gets its name.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        self.overtake()?;
+        match self.to {
+            To::Stream(out) => {
+                let end = Line::End(self.entries, Sum::new(self.hasher.finalize().as_bytes()));
+                end.write(self.algorithm, &mut self.line);
+                out.write_all(&self.line).and_then(|()| out.flush()).map_err(Error::Tell)
+            }
+            To::File(partial) => {
+                let written = sys::replace_file_with(&partial.manifest, |out| {
+                    copy_lasting(&partial.path, out, self.algorithm, self.entries)
+                });
+                written.map_err(|source| Error::Write { path: partial.manifest.clone(), source })?;
+                fs::remove_file(&partial.path).map_err(|source| Error::Write { path: partial.path, source })
+            }
+        }
+    }
+}
+
+/// Copies what a manifest keeps of a run's file, and ends it.
+fn copy_lasting(from: &Path, out: &mut dyn Write, algorithm: Algorithm, entries: u64) -> io::Result<()> {
+    let mut lines = BufReader::new(File::open(from)?);
+    let (mut hasher, mut line) = (blake3::Hasher::new(), Vec::new());
+    loop {
+        line.clear();
+        // Written by us a moment ago, so no longer than our lines are.
+        if lines.read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        if !line.starts_with(b"# stamp ") && !line.starts_with(b"# so-far ") {
+            hasher.update(&line);
+            out.write_all(&line)?;
+        }
+    }
+    line.clear();
+    Line::End(entries, Sum::new(hasher.finalize().as_bytes())).write(algorithm, &mut line);
+    out.write_all(&line)
+}

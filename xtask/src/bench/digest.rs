@@ -1,0 +1,293 @@
+//! `cargo xtask bench digest`: proving a skewed tree, side by side with the tools that people use for it.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Read, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use super::disk::forget_caches;
+use super::facts::Facts;
+use super::timed;
+use crate::cache::Cache;
+use crate::{dist, run};
+
+/// What `bench digest` takes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: cargo xtask bench digest --runs 5")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    cache: Cache,
+    /// The binary to measure; by default a static release binary is built
+    #[arg(long, value_name = "FILE")]
+    keepstate: Option<PathBuf>,
+    /// How often everything is measured; the table gives medians
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Where the table and the JSON go
+    #[arg(long, value_name = "DIR", default_value = "docs")]
+    docs: PathBuf,
+}
+
+/// The tree: 4 GiB, of which one file has 90 % and 700 files the rest, as a datastore's often has.
+const TREE_BYTES: u64 = 4 << 30;
+const LARGE_BYTES: u64 = TREE_BYTES / 10 * 9;
+const SMALL_FILES: u64 = 700;
+/// The promise: at most this much resident.
+const RESIDENT_BYTES_MAX: u64 = 64 << 20;
+
+/// One way of proving the tree, or of only reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Way {
+    Ours,
+    OursDirect,
+    XargsXxh64,
+    Sha256sum,
+    ReadOnly,
+}
+
+impl Way {
+    fn title(self) -> &'static str {
+        match self {
+            Self::Ours => "`keepstate digest make`",
+            Self::OursDirect => "`keepstate digest make --direct`",
+            Self::XargsXxh64 => "`find | xargs -P xxh64sum`",
+            Self::Sha256sum => "`find | xargs sha256sum`, one thread",
+            Self::ReadOnly => "only reading the large file: `dd iflag=direct bs=8M`",
+        }
+    }
+
+    fn script(self) -> &'static str {
+        match self {
+            Self::Ours => "exec $KEEPSTATE digest make tree -o manifest --restart --progress none",
+            Self::OursDirect => "exec $KEEPSTATE digest make tree -o manifest --restart --direct --progress none",
+            Self::XargsXxh64 => "find tree -type f -print0 | xargs -0 -P $(nproc) -n 8 xxh64sum > sums",
+            Self::Sha256sum => "find tree -type f -print0 | xargs -0 sha256sum > sums",
+            Self::ReadOnly => "exec dd if=tree/large of=/dev/null iflag=direct bs=8M status=none",
+        }
+    }
+
+    fn bytes(self) -> u64 {
+        if self == Self::ReadOnly { LARGE_BYTES } else { TREE_BYTES }
+    }
+}
+
+/// A row: ways in turn, cold or warm.
+struct Row {
+    name: &'static str,
+    title: &'static str,
+    is_cold: bool,
+    ways: &'static [Way],
+    /// Ours has to reach so many times the speed of another.
+    promises: &'static [(Way, f64)],
+}
+
+const ROWS: [Row; 2] = [
+    Row {
+        name: "cold",
+        title: "4 GiB, one file of 90 % and 700 others, nothing in memory",
+        is_cold: true,
+        ways: &[Way::Ours, Way::OursDirect, Way::XargsXxh64, Way::ReadOnly],
+        promises: &[(Way::XargsXxh64, 1.8), (Way::ReadOnly, 0.9)],
+    },
+    Row {
+        name: "warm",
+        title: "the same, all in memory",
+        is_cold: false,
+        ways: &[Way::Ours, Way::XargsXxh64, Way::Sha256sum],
+        promises: &[(Way::Sha256sum, 10.0)],
+    },
+];
+
+/// All runs of one way.
+#[derive(Debug, Serialize)]
+struct Samples {
+    way: Way,
+    script: &'static str,
+    seconds: Vec<f64>,
+    resident_bytes: u64,
+}
+
+impl Samples {
+    fn median(&self) -> f64 {
+        let mut seconds = self.seconds.clone();
+        seconds.sort_by(f64::total_cmp);
+        let middle = seconds.len() / 2;
+        if seconds.len().is_multiple_of(2) {
+            f64::midpoint(seconds[middle - 1], seconds[middle])
+        } else {
+            seconds[middle]
+        }
+    }
+
+    /// Bytes a second.
+    fn speed(&self) -> f64 {
+        self.way.bytes() as f64 / self.median()
+    }
+}
+
+/// A promise beside what was measured.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    against: Way,
+    asked: f64,
+    measured: f64,
+    kept: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Measured {
+    name: &'static str,
+    title: &'static str,
+    ways: Vec<Samples>,
+    promises: Vec<Outcome>,
+}
+
+/// Measures everything, and fails if a promise is not kept.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    ensure!(args.runs > 0, "a median of no runs");
+    run::run("scripts/install", ["bench"])?;
+    ensure!(run::is_root()?, "the benchmark needs root (it drops the page cache): run it with sudo");
+    let keepstate = match &args.keepstate {
+        Some(path) => path.canonicalize().with_context(|| format!("looking for {}", path.display()))?,
+        None => dist::build(Path::new("target/dist"))?,
+    };
+    let _lock = args.cache.lock("bench-digest")?;
+    let place = Place::new(&args.cache.directory()?)?;
+    run::say("Making the tree");
+    make_tree(&place.0.join("tree"))?;
+    let mut measured = Vec::new();
+    for row in &ROWS {
+        measured.push(measure(row, &keepstate, &place.0, args.runs)?);
+    }
+    let facts = Facts::of_this_machine(args.runs)?;
+    let table = table(&measured);
+    write!(io::stdout(), "{table}")?;
+    fs::create_dir_all(&args.docs)?;
+    fs::write(args.docs.join("benchmarks-digest.md"), document(&facts, &measured, &table))?;
+    let rows: Vec<String> = measured.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+    let json = format!("{{\"facts\":{},\n\"rows\":[\n{}\n]}}\n", serde_json::to_string(&facts)?, rows.join(",\n"));
+    fs::write(args.docs.join("benchmarks-digest.json"), json)?;
+    let ours = measured.iter().flat_map(|row| &row.ways).filter(|one| matches!(one.way, Way::Ours | Way::OursDirect));
+    let resident = ours.map(|one| one.resident_bytes).max().unwrap_or(0);
+    ensure!(resident <= RESIDENT_BYTES_MAX, "{} MiB resident, more than {}", resident >> 20, RESIDENT_BYTES_MAX >> 20);
+    let broken = measured.iter().flat_map(|row| &row.promises).filter(|one| !one.kept).count();
+    ensure!(broken == 0, "{broken} promises are not kept");
+    Ok(())
+}
+
+fn measure(row: &Row, keepstate: &Path, place: &Path, runs: usize) -> Result<Measured> {
+    run::say(row.title);
+    let new = |&way: &Way| Samples { way, script: way.script(), seconds: Vec::new(), resident_bytes: 0 };
+    let mut ways: Vec<Samples> = row.ways.iter().map(new).collect();
+    let environment = [("KEEPSTATE".to_owned(), keepstate.display().to_string())];
+    // Way by way within a round, so that whatever else the machine does meets all of them.
+    for _ in 0..runs {
+        for samples in &mut ways {
+            if row.is_cold {
+                forget_caches()?;
+            } else {
+                run::run("bash", ["-euc", &format!("cat '{}'/tree/* > /dev/null", place.display())])?;
+            }
+            let script = format!("cd '{}'; {}", place.display(), samples.script);
+            let run = timed::run(&script, &environment, place)?;
+            run::say(&format!("  {:>7.2} s  {}", run.seconds, samples.way.title()));
+            samples.seconds.push(run.seconds);
+            samples.resident_bytes = samples.resident_bytes.max(run.resident_bytes);
+        }
+    }
+    let speed = |way: Way| ways.iter().find(|one| one.way == way).map_or(f64::NAN, Samples::speed);
+    let outcome = |&(against, asked): &(Way, f64)| {
+        let measured = speed(Way::Ours) / speed(against);
+        Outcome { against, asked, measured, kept: measured >= asked }
+    };
+    let promises = row.promises.iter().map(outcome).collect();
+    Ok(Measured { name: row.name, title: row.title, ways, promises })
+}
+
+fn table(rows: &[Measured]) -> String {
+    let mut text = String::from("| | seconds | MiB/s | MiB resident |\n|---|--:|--:|--:|\n");
+    for row in rows {
+        let _ = writeln!(text, "| **{}** | | | |", row.title);
+        for one in &row.ways {
+            // Of a pipeline, only the shell's memory was seen.
+            let is_one = !one.script.contains('|');
+            let resident = if is_one { (one.resident_bytes >> 20).to_string() } else { String::new() };
+            let (seconds, speed) = (one.median(), one.speed() / f64::from(1 << 20));
+            let _ =
+                writeln!(text, "| {} | {seconds:.2} | {speed:.0} | {resident} |", one.way.title().replace('|', "\\|"));
+        }
+    }
+    text.push_str("\n| promise | asked | measured | |\n|---|--:|--:|---|\n");
+    for row in rows {
+        for Outcome { against, asked, measured, kept } in &row.promises {
+            let title = against.title().replace('|', "\\|");
+            let kept = if *kept { "kept" } else { "**missed**" };
+            let _ = writeln!(text, "| {}: speed against {title} | {asked:.1}x | {measured:.2}x | {kept} |", row.name);
+        }
+    }
+    text
+}
+
+fn document(facts: &Facts, rows: &[Measured], table: &str) -> String {
+    let Facts { date, cores, processor, memory_gib, kernel, commit, runs, load, .. } = facts;
+    let mut text = format!(
+        "# Benchmarks of `keepstate digest`\n\nWritten by `cargo xtask bench digest`; do not edit by hand. The same numbers, run by run, are \
+         in [benchmarks-digest.json](benchmarks-digest.json).\n\n{date} on {cores} cores ({processor}), {memory_gib} GiB, Linux {kernel}, \
+         commit {commit}; medians of {runs} runs; load at the end {load}.\n\n{table}\n## What was run\n\n```sh\n"
+    );
+    for row in rows {
+        for one in &row.ways {
+            let _ = writeln!(text, "# {}: {}\n{}", row.name, one.way.title().replace('`', ""), one.script);
+        }
+    }
+    text.push_str("```\n\nCold: after `sync` and dropping all caches. Warm: after reading all of it.\n");
+    text
+}
+
+/// Bytes that do not compress, in 701 files.
+fn make_tree(tree: &Path) -> Result<()> {
+    fs::create_dir_all(tree)?;
+    let mut random = File::open("/dev/urandom")?;
+    let mut block = vec![0; 8 << 20];
+    random.read_exact(&mut block)?;
+    let mut fill = |path: PathBuf, size: u64| -> Result<()> {
+        let mut file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+        let mut left = size;
+        while left > 0 {
+            // Another content for each block, at the speed of memory.
+            let word = u64::from_le_bytes(block[..8].try_into()?).wrapping_add(1);
+            block[..8].copy_from_slice(&word.to_le_bytes());
+            let now = left.min(block.len() as u64);
+            file.write_all(&block[..now as usize])?;
+            left -= now;
+        }
+        file.sync_data()?;
+        Ok(())
+    };
+    fill(tree.join("large"), LARGE_BYTES)?;
+    (0..SMALL_FILES)
+        .try_for_each(|i| fill(tree.join(format!("small-{i:03}")), (TREE_BYTES - LARGE_BYTES) / SMALL_FILES))
+}
+
+/// Where the tree stands, removed with the value.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(cache: &Path) -> Result<Self> {
+        let place = Self(cache.join(format!("keepstate-bench-digest-{}", std::process::id())));
+        fs::create_dir_all(&place.0)?;
+        Ok(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            run::say(&format!("{} could not be removed: {error}", self.0.display()));
+        }
+    }
+}
