@@ -1,5 +1,6 @@
 //! One file a command: its arguments and what it prints. The work is done in the libraries.
 
+pub(crate) mod cache;
 pub(crate) mod flash;
 pub(crate) mod generate;
 pub(crate) mod image;
@@ -21,6 +22,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<()> {
         Command::Undo(args) => undo::run(&args, output),
         Command::Image(args) => image::run(args, output),
         Command::Node(args) => node::run(&args, output),
+        Command::Cache(args) => cache::run(args, output),
         Command::Key(args) => key::run(args, output),
         Command::Store(args) => store::run(args, output),
         Command::ImagerWorker(args) => imager_worker::run(&args),
