@@ -59,7 +59,7 @@ pub(crate) fn not_regular() -> io::Error {
 
 /// Whether an error of this module says that: a link counts as something else.
 pub(crate) fn is_something_else(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::FilesystemLoop)
+    error.kind() == io::ErrorKind::InvalidInput || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
 }
 
 /// Opens for reading, without noting in the file that it was read, where that is allowed (to the owner and to root).
