@@ -2,13 +2,16 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::Room;
-use sys::page_cache::page_size;
+use sys::page_cache::{forget, page_size};
 
 /// A room with a directory of two files, of 3 and of 2 pages, all of them just written and so cached.
 fn room() -> Room {
@@ -35,7 +38,10 @@ fn a_map_is_dumped_shown_and_loaded() {
     assert!(shown.contains("5 pages in 2 runs") && shown.contains("base/one"), "{shown}");
     let shown = json(&room.good("cache show warm.map --json --svg warm.svg --depth 1 --top 1"));
     assert_eq!(shown["largest"][0]["pages"], 3);
-    assert_eq!((shown["directories"].as_array().map(Vec::len), &shown["directories"][0]["files"]), (Some(1), &2.into()));
+    assert_eq!(
+        (shown["directories"].as_array().map(Vec::len), &shown["directories"][0]["files"]),
+        (Some(1), &2.into())
+    );
     assert!(String::from_utf8_lossy(&room.read("warm.svg")).starts_with("<svg "));
     let loaded = json(&room.good("cache load warm.map --json --deadline 1m --io-priority idle --memory 90%"));
     assert_eq!((&loaded["ended"], &loaded["already"]), (&"complete".into(), &(5 * page_size()).into()));
@@ -97,6 +103,33 @@ fn what_is_no_map_says_why() {
 }
 
 #[test]
+fn a_load_that_is_interrupted_ends_at_once() {
+    let room = room();
+    room.good("cache dump data -o warm.map");
+    for name in ["data/base/one", "data/two"] {
+        let file = File::open(room.path(name)).expect("opened");
+        file.sync_all().expect("flushed");
+        forget(&file).expect("advised");
+    }
+    // A byte a second: hours. Ctrl-C is no other signal to it, but may be ignored by those who run tests in the background. On a filesystem in memory nothing can be dropped, and so nothing is to be loaded.
+    let mut load =
+        room.command("cache load warm.map --bandwidth 1 --progress none").stdout(Stdio::null()).spawn().expect("runs");
+    let patience = Duration::from_secs(20);
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = load.try_wait().expect("ours") {
+            break status;
+        }
+        assert!(begun.elapsed() < patience, "still there {patience:?} after it was interrupted");
+        let kill = Command::new("kill").args(["-TERM", &load.id().to_string()]).status().expect("kill");
+        // Interrupted before it has started, it is interrupted; after it has gone, nobody is.
+        assert!(kill.success() || load.try_wait().expect("ours").is_some());
+        thread::sleep(Duration::from_millis(50));
+    };
+    assert!(status.signal() == Some(15) || status.success(), "{status}");
+}
+
+#[test]
 #[ignore = "needs root: run by ./test"]
 fn files_of_others_are_not_guessed_at() {
     let room = room();
@@ -107,9 +140,11 @@ fn files_of_others_are_not_guessed_at() {
     }
     let nobody = tempfile::tempdir().expect("a directory");
     fs::set_permissions(nobody.path(), fs::Permissions::from_mode(0o777)).expect("mine");
-    // The compiled binary may lie where nobody else can look.
+    // The compiled binary may lie where nobody else can look. Copied by another process: while we write to it, a test beside
+    // this one may start a program, which inherits the open file for a moment, and a file that is written is not run.
     let binary = nobody.path().join("keepstate");
-    fs::copy(env!("CARGO_BIN_EXE_keepstate"), &binary).expect("space");
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_keepstate")).arg(&binary).status().expect("cp");
+    assert!(copied.success());
     let output = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(&binary)
@@ -118,8 +153,9 @@ fn files_of_others_are_not_guessed_at() {
         .arg(room.path("data"))
         .output()
         .expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", output.status);
     let dumped = json(&String::from_utf8_lossy(&output.stdout));
     assert_eq!((&dumped["cached_files"], &dumped["unreadable"]["count"]), (&0.into(), &2.into()), "{dumped}");
-    let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("only its owner, root") && said.contains("Permission denied"), "{said}");
 }

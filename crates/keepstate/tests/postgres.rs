@@ -120,7 +120,9 @@ fn a_database_is_as_warm_as_it_was() {
     forget(&files(&cluster.data));
     let cold = cached(&files(&cluster.data));
     cluster.start();
-    cluster.query("set enable_seqscan = off; select sum(abalance) from pgbench_accounts where aid % 7 = 3 and aid < 700000");
+    cluster.query(
+        "set enable_seqscan = off; select sum(abalance) from pgbench_accounts where aid % 7 = 3 and aid < 700000",
+    );
     cluster.stop();
     let all = files(&cluster.data);
     let warm = cached(&all);

@@ -28,7 +28,8 @@ mod tests {
     fn the_table_is_read_in_bytes() {
         let table = "MemTotal:        2014112 kB\nMemFree: 1 kB\nMemAvailable:    1500000 kB\n";
         assert_eq!(parse(table), Some(Memory { total: 2_062_450_688, available: 1_536_000_000 }));
-        for wrong in ["", "MemTotal: 1 kB\n", "MemTotal: 1 kB\nMemAvailable: x kB\n", "MemTotal: 1\nMemAvailable: 1 kB"] {
+        for wrong in ["", "MemTotal: 1 kB\n", "MemTotal: 1 kB\nMemAvailable: x kB\n", "MemTotal: 1\nMemAvailable: 1 kB"]
+        {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
         assert_eq!(line("MemAvailable: 18446744073709551615 kB", "MemAvailable"), None, "more than fits");

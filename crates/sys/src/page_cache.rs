@@ -24,9 +24,8 @@ pub fn page_size() -> u64 {
 /// Whether the kernel would tell us which pages of `file` are cached. It tells a file's owner, root, and who may write to
 /// the file; to others it says "all of them" (`can_do_mincore` of `mm/mincore.c`), which must not be believed.
 pub fn may_ask(file: &File) -> io::Result<bool> {
-    let metadata = file.metadata()?;
     let me = rustix::process::geteuid();
-    if me.is_root() || metadata.uid() == me.as_raw() {
+    if me.is_root() || file.metadata()?.uid() == me.as_raw() {
         return Ok(true);
     }
     // The file that is open, whatever its name leads to by now.
@@ -80,9 +79,8 @@ pub fn count(file: &File, offset: u64, length: u64) -> io::Result<Option<u64>> {
     let mut answer = [0_u64; 5];
     // SAFETY: `cachestat(2)` reads a `struct cachestat_range` of two u64 and writes a `struct cachestat` of five; both
     // arrays are these, and live until the call returns.
-    let result = unsafe {
-        libc::syscall(CACHESTAT, file.as_raw_fd(), range.as_ptr(), answer.as_mut_ptr(), 0 as libc::c_uint)
-    };
+    let result =
+        unsafe { libc::syscall(CACHESTAT, file.as_raw_fd(), range.as_ptr(), answer.as_mut_ptr(), 0 as libc::c_uint) };
     if result == 0 {
         return Ok(Some(answer[0]));
     }

@@ -58,7 +58,9 @@ pub enum Error {
         roots: String,
     },
     /// Nothing of the map is there: a wrong directory, or one that is not mounted.
-    #[error("none of the map's {files} files is below {roots}: is everything mounted there? Another place is named with --root")]
+    #[error(
+        "none of the map's {files} files is below {roots}: is everything mounted there? Another place is named with --root"
+    )]
     NothingThere {
         /// Files of the map.
         files: usize,

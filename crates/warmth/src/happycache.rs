@@ -79,7 +79,8 @@ pub fn decode(bytes: &[u8]) -> Result<Map, Malformed> {
         }
         reading.number += 1;
         let content = line.strip_suffix(b"\n");
-        reading.line(content.ok_or(Malformed::Line(reading.number, "it has no end, or is longer than a name may be"))?)?;
+        reading
+            .line(content.ok_or(Malformed::Line(reading.number, "it has no end, or is longer than a name may be"))?)?;
     }
     if text.limit() == 0 {
         return Err(Malformed::TooLarge(8 * BYTES_MAX));

@@ -142,7 +142,9 @@ pub fn load(map: Map, how: &Load, watch: &mut dyn FnMut(Reach)) -> Result<Loaded
     let reach = || Reach { done: tally.done().min(total), total };
     let end = how.deadline.and_then(|deadline| begun.checked_add(deadline));
     let mut ended = Ended::Complete;
-    while !reader.wait(started, SAY_EVERY.min(end.map_or(SAY_EVERY, |end| end.saturating_duration_since(Instant::now())))) {
+    while !reader
+        .wait(started, SAY_EVERY.min(end.map_or(SAY_EVERY, |end| end.saturating_duration_since(Instant::now()))))
+    {
         watch(reach());
         if end.is_some_and(|end| Instant::now() >= end) {
             ended = Ended::Deadline;
@@ -204,7 +206,8 @@ mod tests {
         let map = |roots: &[&str]| Map { roots: roots.iter().map(PathBuf::from).collect(), ..Map::default() };
         let moved = |from: Option<&str>| [Moved { from: from.map(Into::into), to: "/new".into() }];
         let paths = |map: &Map, from| {
-            roots(map, &moved(from)).map(|places| places.into_iter().map(|place| (place.path, place.same)).collect::<Vec<_>>())
+            roots(map, &moved(from))
+                .map(|places| places.into_iter().map(|place| (place.path, place.same)).collect::<Vec<_>>())
         };
         assert_eq!(paths(&map(&["/a"]), None).expect("the only one"), [("/new".into(), false)]);
         assert_eq!(paths(&map(&[".", "/"]), None).expect("happycache's"), [("/new".into(), false), ("/".into(), true)]);

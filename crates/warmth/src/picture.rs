@@ -46,7 +46,10 @@ pub fn svg(map: &Map, top: usize) -> String {
 /// What the shades mean. Writing to a string cannot fail, here and below.
 fn legend(text: &mut String, shown: usize) {
     const STEPS: u64 = 5;
-    let _ = write!(text, "<text x=\"{MARGIN}\" y=\"45\" fill=\"#555\">the {shown} fullest, each from its first byte to its last; cached: 0 %</text>\n");
+    let _ = write!(
+        text,
+        "<text x=\"{MARGIN}\" y=\"45\" fill=\"#555\">the {shown} fullest, each from its first byte to its last; cached: 0 %</text>\n"
+    );
     let left = MARGIN + 430;
     for step in 0..=STEPS {
         let _ = write!(
@@ -77,7 +80,11 @@ fn strip(text: &mut String, map: &Map, file: &File, top: u64) {
     let parts = pages.min(PARTS);
     let width = PARTS * PART_WIDTH;
     let y = top + 19;
-    let _ = write!(text, "<rect x=\"{MARGIN}\" y=\"{y}\" width=\"{width}\" height=\"{STRIP_HEIGHT}\" fill=\"{}\"/>\n", shade(0, 1));
+    let _ = write!(
+        text,
+        "<rect x=\"{MARGIN}\" y=\"{y}\" width=\"{width}\" height=\"{STRIP_HEIGHT}\" fill=\"{}\"/>\n",
+        shade(0, 1)
+    );
     let counts = counts(file, pages, parts);
     let mut part = 0;
     while part < parts {
@@ -152,7 +159,11 @@ fn bytes(bytes: u64) -> String {
 /// The end of a long name: it says more than the beginning.
 fn shorten(name: &str) -> String {
     let count = name.chars().count();
-    if count <= NAME_MAX { name.into() } else { format!("…{}", name.chars().skip(count - NAME_MAX).collect::<String>()) }
+    if count <= NAME_MAX {
+        name.into()
+    } else {
+        format!("…{}", name.chars().skip(count - NAME_MAX).collect::<String>())
+    }
 }
 
 /// Text for XML, which knows no control characters at all.
@@ -197,7 +208,11 @@ mod tests {
 
     #[test]
     fn a_picture_has_a_strip_for_each_of_the_fullest() {
-        let files = vec![file("little", 10, &[(0, 1)]), file("<&\n", 1000, &[(0, 500)]), file("b", 1000, &[(0, 40), (900, 60)])];
+        let files = vec![
+            file("little", 10, &[(0, 1)]),
+            file("<&\n", 1000, &[(0, 500)]),
+            file("b", 1000, &[(0, 40), (900, 60)]),
+        ];
         let map = Map { page_size: 4096, dumped: 0, roots: vec!["/d".into()], files };
         let drawn = svg(&map, 2);
         assert!(!drawn.contains("little"));

@@ -108,7 +108,14 @@ mod tests {
         let seen: Vec<_> = summed
             .directories
             .iter()
-            .map(|entry| (entry.path.to_str().expect("text"), entry.files, entry.bytes / 4096, entry.size.map(|size| size / 4096)))
+            .map(|entry| {
+                (
+                    entry.path.to_str().expect("text"),
+                    entry.files,
+                    entry.bytes / 4096,
+                    entry.size.map(|size| size / 4096),
+                )
+            })
             .collect();
         assert_eq!(seen, [("/data", 3, 7, Some(13)), ("/data/a", 2, 3, Some(12))]);
         assert_eq!(summed.largest[0].path, Path::new("/data/e"));

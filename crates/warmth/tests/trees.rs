@@ -228,7 +228,8 @@ fn what_became_shorter_or_longer_or_vanished_is_counted() {
     cut(&empty, 0);
     cut(&longer, 20 * page_size());
     fs::remove_file(gone).expect("removed");
-    [&shorter, &longer].map(|path| chill(path));
+    chill(&shorter);
+    chill(&longer);
     let loaded = load(&dumped.map, &Load::default());
     assert_eq!((loaded.shorter, loaded.missing, loaded.read), (lost(2, 2), lost(1, 2), 3 * page_size()));
     assert_eq!((pages_of(&shorter), pages_of(&longer)), (vec![0, 5], vec![7]));
@@ -309,7 +310,8 @@ fn memory_bounds_what_is_loaded() {
     for file in &mut map.files {
         file.identity.as_mut().expect("ours").used = if file.path == Path::new("new") { 2_000_000_000 } else { 1 };
     }
-    [&old, &new].map(|path| chill(path));
+    chill(&old);
+    chill(&new);
     let loaded = load(&map, &Load { memory: Budget::Bytes(26 * page_size()), ..Load::default() });
     assert_eq!((loaded.read, loaded.left_out), (26 * page_size(), lost(1, 14)));
     assert_eq!((pages_of(&new).len(), pages_of(&old)), (20, (0..6).collect::<Vec<_>>()));
@@ -350,13 +352,14 @@ fn what_cannot_be_read_is_said_and_the_rest_is_loaded() {
         return;
     }
     let file = |name: &str| warmth::File { root: 0, path: name.into(), identity: None, runs: runs(&[(0, 1)]) };
-    let map = Map { page_size: page_size(), roots: vec![root.into()], files: vec![file("enabled"), file("none")], dumped: 0 };
+    let map =
+        Map { page_size: page_size(), roots: vec![root.into()], files: vec![file("enabled"), file("none")], dumped: 0 };
     let loaded = load(&map, &Load::default());
     assert_eq!((loaded.failed, loaded.missing), (lost(1, 1), lost(1, 1)));
     assert_eq!(loaded.troubles.count, 1);
     assert!(loaded.troubles.told[0].path.ends_with("enabled"), "{loaded:?}");
     let dumped = dump(&[root]);
-    assert!(dumped.unreadable.count > 0 && dumped.map.files.is_empty());
+    assert!(dumped.map.files.is_empty(), "nothing of these is ever cached");
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod rows;
 mod service;
 mod throttle;
 mod timed;
+mod warmth;
 mod ways;
 mod workbench;
 
@@ -34,6 +35,8 @@ pub(crate) enum Bench {
     Memory(Common),
     /// How long a server's database is away: a plain restart, and an upgrade of its OS, in emulation
     Outage(outage::Args),
+    /// Dump and load a scattered map of the page cache in our way and in others'
+    Warmth(warmth::Args),
 }
 
 /// What both need.
@@ -84,6 +87,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Flash(args) => flash(args),
         Bench::Memory(args) => memory(args),
         Bench::Outage(args) => outage::run(args),
+        Bench::Warmth(args) => warmth::run(args),
     }
 }
 

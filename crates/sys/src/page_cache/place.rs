@@ -51,7 +51,8 @@ struct Question {
 /// Where on the device the first of `length` bytes at `offset` lie, in bytes; nothing if they lie nowhere (a hole, content
 /// that was not written yet) or the filesystem does not say.
 pub fn first_place(file: &File, offset: u64, length: u64) -> io::Result<Option<u64>> {
-    let mut question = Question { head: Head { start: offset, length, room: 1, ..Head::default() }, ..Question::default() };
+    let mut question =
+        Question { head: Head { start: offset, length, room: 1, ..Head::default() }, ..Question::default() };
     // SAFETY: FS_IOC_FIEMAP reads the head and writes to it and to as many extents behind it as `room` says: one, which
     // `Question` has, laid out as the kernel's structures are. Any other kind of file answers with an error.
     let answer = unsafe { rustix::ioctl::ioctl(file.as_fd(), Updater::<FIEMAP, Question>::new(&mut question)) };

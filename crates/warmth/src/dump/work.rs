@@ -72,7 +72,8 @@ pub(super) struct Work<'a> {
 
 impl<'a> Work<'a> {
     pub(super) fn new(roots: &'a [Root], cross_mounts: bool, found: &'a Mutex<Found>) -> Self {
-        let within = |root: &Root| roots.iter().any(|other| other.path != root.path && root.path.starts_with(&other.path));
+        let within =
+            |root: &Root| roots.iter().any(|other| other.path != root.path && root.path.starts_with(&other.path));
         let overlap = roots.iter().any(within);
         let work = Self { roots, overlap, cross_mounts, found, stack: Mutex::default(), more: Condvar::new() };
         for root in 0..roots.len() {
@@ -97,7 +98,8 @@ impl<'a> Work<'a> {
                     self.unreadable(root, &path, &error);
                 }
             }
-            Task::Files { root, folder, names } => match beneath::open_folder(self.roots[root].handle.as_fd(), &folder) {
+            Task::Files { root, folder, names } => match beneath::open_folder(self.roots[root].handle.as_fd(), &folder)
+            {
                 Ok(handle) => self.files(root, handle.as_fd(), &folder, &names, marks),
                 Err(error) => self.unreadable(root, &folder, &error),
             },

@@ -34,7 +34,8 @@ fn the_sections_of_a_large_file_are_put_together() {
     // A file of 4 GiB and more, as happycache writes it: by name again at page 2^20, and counted from the beginning.
     let text = "./large\n3\n1\n./between\n9\n./large\n1048576\n2\n/absolute\n0\n";
     let map = decode(text.as_bytes()).expect("a map");
-    let files: Vec<_> = map.files.iter().map(|file| (file.root, file.path.to_str().expect("text"), file.runs.clone())).collect();
+    let files: Vec<_> =
+        map.files.iter().map(|file| (file.root, file.path.to_str().expect("text"), file.runs.clone())).collect();
     let runs = |runs: &[(u64, u64)]| file("", runs).runs;
     let large = runs(&[(3, 2), (1_048_576, 1), (1_048_578, 1)]);
     assert_eq!(files, [(0, "between", runs(&[(9, 1)])), (0, "large", large), (1, "absolute", runs(&[(0, 1)]))]);

@@ -77,7 +77,8 @@ fn by_worth(map: &Map, pages: u64) -> Vec<usize> {
         files.sort_by_key(|&index| {
             let file = &map.files[index];
             let (used, size) = file.identity.map_or((0, 0), |identity| (identity.used, identity.size));
-            let parts_of_thousand = u128::from(file.runs.pages()) * u128::from(map.page_size) * 1000 / u128::from(size.max(1));
+            let parts_of_thousand =
+                u128::from(file.runs.pages()) * u128::from(map.page_size) * 1000 / u128::from(size.max(1));
             Reverse((used, parts_of_thousand))
         });
     }

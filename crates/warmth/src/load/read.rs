@@ -82,7 +82,11 @@ impl Reader {
             (0..plan.units.len()).filter(|&index| rotating[file(&plan.units[index]).root]).collect();
         // Looking for a file's place reads its inode first, and inodes lie on the disk by their numbers.
         placing.sort_by_key(|&index| file(&plan.units[index]).identity.map_or(0, |identity| identity.inode));
-        let order = if placing.is_empty() { OnceLock::from((0..plan.units.len()).collect::<Vec<_>>()) } else { OnceLock::new() };
+        let order = if placing.is_empty() {
+            OnceLock::from((0..plan.units.len()).collect::<Vec<_>>())
+        } else {
+            OnceLock::new()
+        };
         Self {
             handles: plan.roots.iter().map(|_| OnceLock::new()).collect(),
             places: std::iter::repeat_with(AtomicU64::default).take(plan.units.len()).collect(),

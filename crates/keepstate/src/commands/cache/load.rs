@@ -64,7 +64,9 @@ impl FromStr for Memory {
     fn from_str(text: &str) -> Result<Self, String> {
         let Some(percent) = text.strip_suffix('%') else { return Ok(Self(Budget::Bytes(parse_size(text)?))) };
         let percent = percent.parse().ok().filter(|percent| (1..=100).contains(percent));
-        percent.map(|percent| Self(Budget::Percent(percent))).ok_or_else(|| format!("{text:?} is no part of all memory: write 50%"))
+        percent
+            .map(|percent| Self(Budget::Percent(percent)))
+            .ok_or_else(|| format!("{text:?} is no part of all memory: write 50%"))
     }
 }
 

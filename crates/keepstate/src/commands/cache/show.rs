@@ -56,7 +56,8 @@ fn text(summed: &Summary) -> String {
         if entries.is_empty() {
             continue;
         }
-        let _ = writeln!(text, "\n{:>11} {:>11} {:>5} {:>6} {:>7}  {title}", "CACHED", "PAGES", "OF IT", "OF ALL", "FILES");
+        let _ =
+            writeln!(text, "\n{:>11} {:>11} {:>5} {:>6} {:>7}  {title}", "CACHED", "PAGES", "OF IT", "OF ALL", "FILES");
         for entry in entries {
             text.push_str(&line(entry, bytes));
         }
