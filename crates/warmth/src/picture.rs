@@ -46,20 +46,22 @@ pub fn svg(map: &Map, top: usize) -> String {
 /// What the shades mean. Writing to a string cannot fail, here and below.
 fn legend(text: &mut String, shown: usize) {
     const STEPS: u64 = 5;
-    let _ = write!(
-        text,
-        "<text x=\"{MARGIN}\" y=\"45\" fill=\"#555\">the {shown} fullest, each from its first byte to its last; cached: 0 %</text>\n"
-    );
     let left = MARGIN + 430;
+    let _ = writeln!(
+        text,
+        "<text x=\"{MARGIN}\" y=\"45\" fill=\"#555\">the {shown} fullest, each from its first byte to its last</text>\n\
+         <text x=\"{}\" y=\"45\" fill=\"#555\" text-anchor=\"end\">cached: 0 %</text>",
+        left - 6
+    );
     for step in 0..=STEPS {
-        let _ = write!(
+        let _ = writeln!(
             text,
-            "<rect x=\"{}\" y=\"35\" width=\"24\" height=\"12\" fill=\"{}\"/>\n",
+            "<rect x=\"{}\" y=\"35\" width=\"24\" height=\"12\" fill=\"{}\"/>",
             left + step * 24,
             shade(step, STEPS)
         );
     }
-    let _ = write!(text, "<text x=\"{}\" y=\"45\" fill=\"#555\">100 %</text>\n", left + (STEPS + 1) * 24 + 6);
+    let _ = writeln!(text, "<text x=\"{}\" y=\"45\" fill=\"#555\">100 %</text>", left + (STEPS + 1) * 24 + 6);
 }
 
 fn strip(text: &mut String, map: &Map, file: &File, top: u64) {
@@ -67,12 +69,14 @@ fn strip(text: &mut String, map: &Map, file: &File, top: u64) {
     // Of happycache's files only the last cached page is known.
     let pages = size.map_or(0, |size| size.div_ceil(map.page_size)).max(file.runs.end()).max(1);
     let cached = file.runs.pages().saturating_mul(map.page_size);
-    let of = size.map_or(String::new(), |size| format!(" of {} ({} %)", bytes(size), file.runs.pages() * 100 / pages));
+    let of = size.map_or(String::new(), |size| {
+        format!(" of {} ({} %)", bytes(size), (file.runs.pages() * 100 + pages / 2) / pages)
+    });
     let name = map.path(file).to_string_lossy().into_owned();
     let name = escape(&shorten(&name));
-    let _ = write!(
+    let _ = writeln!(
         text,
-        "<text x=\"{MARGIN}\" y=\"{}\">{name}<tspan fill=\"#555\">  {}{of}</tspan></text>\n",
+        "<text x=\"{MARGIN}\" y=\"{}\">{name}<tspan dx=\"10\" fill=\"#555\">{}{of}</tspan></text>",
         top + 14,
         bytes(cached)
     );
@@ -80,9 +84,9 @@ fn strip(text: &mut String, map: &Map, file: &File, top: u64) {
     let parts = pages.min(PARTS);
     let width = PARTS * PART_WIDTH;
     let y = top + 19;
-    let _ = write!(
+    let _ = writeln!(
         text,
-        "<rect x=\"{MARGIN}\" y=\"{y}\" width=\"{width}\" height=\"{STRIP_HEIGHT}\" fill=\"{}\"/>\n",
+        "<rect x=\"{MARGIN}\" y=\"{y}\" width=\"{width}\" height=\"{STRIP_HEIGHT}\" fill=\"{}\"/>",
         shade(0, 1)
     );
     let counts = counts(file, pages, parts);
@@ -99,9 +103,9 @@ fn strip(text: &mut String, map: &Map, file: &File, top: u64) {
         }
         if shown > 0 {
             let x = |part: u64| part as f64 * width as f64 / parts as f64;
-            let _ = write!(
+            let _ = writeln!(
                 text,
-                "<rect x=\"{:.1}\" y=\"{y}\" width=\"{:.1}\" height=\"{STRIP_HEIGHT}\" fill=\"{color}\"/>\n",
+                "<rect x=\"{:.1}\" y=\"{y}\" width=\"{:.1}\" height=\"{STRIP_HEIGHT}\" fill=\"{color}\"/>",
                 MARGIN as f64 + x(part),
                 x(end) - x(part)
             );
