@@ -1,4 +1,4 @@
-//! A real PostgreSQL whose files' pages are dumped, dropped, and loaded again.
+//! A real `PostgreSQL` whose files' pages are dumped, dropped, and loaded again.
 
 mod support;
 

@@ -47,7 +47,7 @@ pub fn encode(map: &Map) -> io::Result<(Vec<u8>, LeftOut)> {
         text.write_all(&name)?;
         text.write_all(b"\n")?;
         let mut before = 0;
-        for run in file.runs.iter() {
+        for run in &file.runs {
             writeln!(text, "{}", run.first - before)?;
             for _ in 1..run.pages {
                 text.write_all(b"1\n")?;

@@ -123,7 +123,7 @@ fn page_of(part: u64, pages: u64, parts: u64) -> u64 {
 fn counts(file: &File, pages: u64, parts: u64) -> Vec<u64> {
     let mut counts = vec![0; parts as usize];
     let mut part = 0;
-    for run in file.runs.iter() {
+    for run in &file.runs {
         let mut at = run.first;
         while at < run.end() && part < parts {
             let end = page_of(part + 1, pages, parts);
@@ -143,7 +143,10 @@ fn shade(count: u64, most: u64) -> String {
     let share = if count == 0 { 0.0 } else { 0.2 + 0.8 * count as f64 / most.max(1) as f64 };
     let channel = |cold: u8, warm: u8| {
         let value = f64::from(cold) + (f64::from(warm) - f64::from(cold)) * share.min(1.0);
-        value.round().clamp(0.0, 255.0) as u64
+        // Rounded within a byte's bounds.
+        #[allow(clippy::cast_sign_loss)]
+        let byte = value.round().clamp(0.0, 255.0) as u8;
+        byte
     };
     let [red, green, blue] = [0, 1, 2].map(|index| channel(COLD[index], WARM[index]));
     format!("#{red:02x}{green:02x}{blue:02x}")

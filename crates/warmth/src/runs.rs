@@ -142,6 +142,15 @@ impl Runs {
     }
 }
 
+impl<'a> IntoIterator for &'a Runs {
+    type Item = Run;
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
 impl FromIterator<Run> for Runs {
     /// Of runs that ascend. Those that do not are left out.
     fn from_iter<T: IntoIterator<Item = Run>>(runs: T) -> Self {

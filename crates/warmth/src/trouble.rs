@@ -28,7 +28,7 @@ pub struct Troubles {
 }
 
 impl Troubles {
-    pub(crate) fn add(&mut self, path: &Path, why: impl ToString) {
+    pub(crate) fn add(&mut self, path: &Path, why: &impl ToString) {
         self.count += 1;
         if self.told.len() < TOLD_MAX {
             self.told.push(Trouble { path: path.into(), why: why.to_string() });

@@ -118,7 +118,7 @@ impl<'a> Work<'a> {
         }
         let handle = beneath::open_folder(base.handle.as_fd(), path)?;
         if !self.cross_mounts && rustix::fs::fstat(&handle)?.st_dev != base.device {
-            self.found().other_mounts.add(&base.whole(path), "another filesystem is mounted there");
+            self.found().other_mounts.add(&base.whole(path), &"another filesystem is mounted there");
             return Ok(());
         }
         let mut names = Vec::new();

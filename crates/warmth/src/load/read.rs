@@ -76,7 +76,7 @@ impl Reader {
     ) -> Self {
         let clock = || Box::new(StoppingClock::new(Arc::clone(&stop)));
         let pace = bandwidth.map(|bandwidth| Pace::with_clock(bandwidth, clock()));
-        let rotating: Vec<bool> = plan.roots.iter().map(|root| rotates(root)).collect();
+        let rotating: Vec<bool> = plan.roots.iter().map(rotates).collect();
         let file = |unit: &Unit| &plan.map.files[unit.file];
         let mut placing: Vec<usize> =
             (0..plan.units.len()).filter(|&index| rotating[file(&plan.units[index]).root]).collect();

@@ -62,7 +62,7 @@ impl Tally {
         first
     }
 
-    pub(super) fn trouble(&self, path: &Path, why: impl ToString) {
+    pub(super) fn trouble(&self, path: &Path, why: &impl ToString) {
         self.troubles.lock().unwrap_or_else(PoisonError::into_inner).add(path, why);
     }
 

@@ -1,5 +1,6 @@
 //! `keepstate cache load`: the pages of a map come back.
 
+use std::fmt::Write;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -112,7 +113,8 @@ fn moved(root: &std::path::Path) -> Result<Moved> {
 
 fn text(loaded: &Loaded) -> String {
     let Loaded { seconds, read, already, .. } = *loaded;
-    let rate = HumanBytes((read as f64 / seconds.max(0.001)) as u64);
+    let millis = u128::from((Duration::from_secs_f64(seconds.max(0.0)).as_millis() as u64).max(1));
+    let rate = HumanBytes((u128::from(read) * 1000 / millis) as u64);
     let mut text = format!(
         "{} of {} are cached now: {} were read in {seconds:.1} s ({rate}/s), {} were there\n",
         HumanBytes(read + already),
@@ -127,11 +129,12 @@ fn text(loaded: &Loaded) -> String {
         (loaded.failed, "could not be read"),
         (loaded.left_out, "did not fit the memory, or not whole"),
     ];
+    // Writing to a string cannot fail.
     for (Lost { files, bytes }, what) in lost.into_iter().filter(|(lost, _)| lost.files > 0) {
-        text.push_str(&format!("  {files} files {what}: {} not loaded\n", HumanBytes(bytes)));
+        let _ = writeln!(text, "  {files} files {what}: {} not loaded", HumanBytes(bytes));
     }
     if loaded.ended == Ended::Deadline {
-        text.push_str(&format!("  the deadline came first: {} not loaded\n", HumanBytes(loaded.not_reached)));
+        let _ = writeln!(text, "  the deadline came first: {} not loaded", HumanBytes(loaded.not_reached));
     }
     text
 }
