@@ -81,22 +81,22 @@ mod tests {
 
     #[test]
     fn what_is_below_is_opened_and_links_are_not_followed() {
-        let room = tempfile::tempdir().expect("a directory");
-        fs::create_dir_all(room.path().join("tree/a/b")).expect("made");
-        fs::write(room.path().join("tree/a/b/file"), "inside").expect("written");
-        fs::write(room.path().join("secret"), "outside").expect("written");
-        symlink(room.path().join("secret"), room.path().join("tree/link")).expect("linked");
-        symlink("a", room.path().join("tree/c")).expect("linked");
-        symlink(room.path().join("tree"), room.path().join("way")).expect("linked");
-        rustix::fs::mknodat(CWD, room.path().join("tree/pipe"), FileType::Fifo, Mode::RUSR, 0).expect("made");
-        let root = open_root(&room.path().join("way")).expect("the root itself may be a link");
+        let tree = tempfile::tempdir().expect("a directory");
+        fs::create_dir_all(tree.path().join("tree/a/b")).expect("made");
+        fs::write(tree.path().join("tree/a/b/file"), "inside").expect("written");
+        fs::write(tree.path().join("secret"), "outside").expect("written");
+        symlink(tree.path().join("secret"), tree.path().join("tree/link")).expect("linked");
+        symlink("a", tree.path().join("tree/c")).expect("linked");
+        symlink(tree.path().join("tree"), tree.path().join("way")).expect("linked");
+        rustix::fs::mknodat(CWD, tree.path().join("tree/pipe"), FileType::Fifo, Mode::RUSR, 0).expect("made");
+        let root = open_root(&tree.path().join("way")).expect("the root itself may be a link");
         let text = |path: &str| open(root.as_fd(), Path::new(path)).and_then(io::read_to_string).ok();
         assert_eq!(text("a/b/file").as_deref(), Some("inside"));
         for path in ["link", "c/b/file", "../secret", "a/../../secret", "a/b", "pipe", "none", "a/b/file/x"] {
             assert_eq!(text(path), None, "{path}");
         }
-        let file = open_root(&room.path().join("secret")).expect("a file is a root, too");
+        let file = open_root(&tree.path().join("secret")).expect("a file is a root, too");
         assert_eq!(open(file.as_fd(), Path::new("")).and_then(io::read_to_string).ok().as_deref(), Some("outside"));
-        open_root(&room.path().join("tree/pipe")).expect_err("a pipe is none");
+        open_root(&tree.path().join("tree/pipe")).expect_err("a pipe is none");
     }
 }

@@ -80,8 +80,8 @@ mod tests {
 
     #[test]
     fn a_reserve_is_kept() {
-        let root = machine(&[MEMINFO]);
-        let room = |budget| room(root.path(), budget).expect("known") / 1024;
+        let machine = machine(&[MEMINFO]);
+        let room = |budget| room(machine.path(), budget).expect("known") / 1024;
         assert_eq!(room(Budget::Available), 500);
         assert_eq!(room(Budget::Bytes(100 * 1024)), 100);
         assert_eq!(room(Budget::Bytes(u64::MAX)), 600, "never more than there is");

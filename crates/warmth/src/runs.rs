@@ -267,7 +267,7 @@ mod tests {
             let mut runs = Runs::default();
             runs.push_marked(first, &marks).expect("ascending");
             let mut seen = vec![0; marks.len()];
-            for run in runs.iter() {
+            for run in &runs {
                 for page in run.first..run.end() {
                     seen[(page - first) as usize] = 1;
                 }

@@ -140,7 +140,7 @@ fn nodes_keep_and_bring_back() {
     let map = tree.path("map");
     warmth::keep(&[tree.path("data")], &map).expect("kept");
     chill(&path);
-    let loaded = warmth::bring_back(&map, Duration::from_secs(60)).expect("brought back");
+    let loaded = warmth::bring_back(&map, Duration::from_mins(1)).expect("brought back");
     assert_eq!((loaded.ended, pages_of(&path)), (Ended::Complete, vec![3, 4, 9]));
     warmth::keep(&[tree.path("none")], &map).expect_err("no directory");
     warmth::bring_back(&tree.path("none"), Duration::from_secs(1)).expect_err("no map");
