@@ -39,7 +39,7 @@ pub(crate) struct Args {
 /// Of the mapped pages, so many are to be there after a load.
 const RESIDENT_PERCENT: u64 = 99;
 /// How long is waited for the pages of a way that ends before they are there.
-const ARRIVE_MAX: Duration = Duration::from_secs(120);
+const ARRIVE_MAX: Duration = Duration::from_mins(2);
 
 /// What one way took, run by run.
 struct Row {

@@ -1,5 +1,6 @@
 //! The files, what of them is to be cached, and the disk below.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -90,11 +91,12 @@ impl Room {
         }
         let mut map = String::new();
         for (name, runs) in &self.runs {
-            map.push_str(&format!("./{}\n", name.display()));
+            // Writing to a string cannot fail, here and below.
+            let _ = writeln!(map, "./{}", name.display());
             let mut before = 0;
             for &(first, pages) in runs {
                 for page in first..first + pages {
-                    map.push_str(&format!("{}\n", page - before));
+                    let _ = writeln!(map, "{}", page - before);
                     before = page;
                 }
             }
