@@ -84,10 +84,7 @@ impl Host {
     pub fn memory_available(&self) -> Result<u64> {
         let path = "/proc/meminfo";
         let text = self.text(path)?.unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-        let kibibytes = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-        kibibytes
-            .map(|kibibytes| kibibytes * 1024)
+        sys::memory::line(&text, "MemAvailable")
             .ok_or_else(|| Error::unusable(&self.path(path), "it does not say how much memory is available"))
     }
 }

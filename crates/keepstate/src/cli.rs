@@ -43,6 +43,7 @@ pub(crate) enum Command {
     Flash(commands::flash::Args),
     Undo(commands::undo::Args),
     Image(commands::image::Args),
+    Cache(commands::cache::Args),
     Key(commands::key::Args),
     Node(commands::node::Args),
     Digest(commands::digest::Args),

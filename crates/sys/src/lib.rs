@@ -7,11 +7,14 @@ pub mod aligned;
 pub mod disk;
 mod durable;
 mod exact;
+pub mod io_priority;
 pub mod kernel;
 pub mod medium;
 pub mod medium_file;
+pub mod memory;
 pub mod mountinfo;
 pub mod pace;
+pub mod page_cache;
 mod residency;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -10,6 +10,7 @@ mod rows;
 mod service;
 mod throttle;
 mod timed;
+mod warmth;
 mod ways;
 mod workbench;
 
@@ -37,6 +38,8 @@ pub(crate) enum Bench {
     Outage(outage::Args),
     /// Prove a skewed tree in our way and in others', cold and warm; medians as a table and as JSON
     Digest(digest::Args),
+    /// Dump and load a scattered map of the page cache in our way and in others'
+    Warmth(warmth::Args),
 }
 
 /// What both need.
@@ -88,6 +91,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Memory(args) => memory(args),
         Bench::Outage(args) => outage::run(args),
         Bench::Digest(args) => digest::run(args),
+        Bench::Warmth(args) => warmth::run(args),
     }
 }
 

@@ -1,5 +1,6 @@
 //! One file a command: its arguments and what it prints. The work is done in the libraries.
 
+pub(crate) mod cache;
 pub(crate) mod digest;
 pub(crate) mod flash;
 pub(crate) mod generate;
@@ -23,6 +24,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<()> {
         Command::Digest(args) => digest::run(&args, output),
         Command::Image(args) => image::run(args, output),
         Command::Node(args) => node::run(&args, output),
+        Command::Cache(args) => cache::run(args, output),
         Command::Key(args) => key::run(args, output),
         Command::Store(args) => store::run(args, output),
         Command::ImagerWorker(args) => imager_worker::run(&args),
