@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn written_content_has_a_place_and_a_hole_has_none() {
         let mut file = tempfile::tempfile().expect("a file");
-        file.write_all(&[1; 65536]).expect("space");
+        file.write_all(&vec![1; 65536]).expect("space");
         file.set_len(1 << 20).expect("a hole");
         file.write_all_at(&[2; 4096], (1 << 20) - 4096).expect("space");
         file.sync_all().expect("flushed");
