@@ -37,7 +37,9 @@ impl Flash<'_> {
                 let found = self.different_in(geometry, chunk, content)?;
                 if !found.is_empty() {
                     let mut different = different.lock().unwrap_or_else(PoisonError::into_inner);
-                    found.iter().for_each(|block| _ = different.insert(*block));
+                    for block in found {
+                        different.insert(block);
+                    }
                 }
             }
             self.watch.advance(range.end - range.start);

@@ -152,9 +152,9 @@ impl Paths {
             Some(((*name).to_owned(), Path::new("/").join(target)))
         });
         let text = fs::read_to_string(machine.path("/var/lib/dpkg/diversions")).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
+        let diversions: Vec<_> = text.lines().collect();
         let mut paths = Self { links: links.collect(), diverted: HashMap::new() };
-        for triple in lines.chunks_exact(3) {
+        for triple in diversions.chunks_exact(3) {
             let (from, to) = (paths.linked(Path::new(triple[0])), paths.linked(Path::new(triple[1])));
             paths.diverted.insert(from, (to, triple[2].to_owned()));
         }
@@ -267,7 +267,7 @@ pub(crate) mod tests {
 
     /// MD5 of a text, as `md5sum` prints it.
     pub(crate) fn md5_text(text: &str) -> String {
-        Md5::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+        format!("{:032x}", u128::from_be_bytes(Md5::digest(text).into()))
     }
 
     /// A machine on which dpkg has installed `tool`, which has a program, a configuration and a page that was excluded.

@@ -69,7 +69,9 @@ pub(super) fn sweep(
 ) {
     let found: Vec<u64> =
         blocks(range).filter(|block| different.contains(*block) && !claimed.contains(*block)).collect();
-    found.iter().for_each(|block| _ = claimed.insert(*block));
+    for block in &found {
+        claimed.insert(*block);
+    }
     if !found.is_empty() {
         report.elsewhere.push(Elsewhere { place, bytes: found.len() as u64 * BLOCK });
     }
@@ -154,9 +156,9 @@ impl Claims<'_> {
     }
 
     fn found(&mut self, path: &Path, metadata: &Metadata, bytes: u64) {
-        let owner = self.packages.and_then(|packages| packages.owner(path));
-        let package = owner.map(|(name, _)| name.to_owned());
-        let owned = owner.map(|(_, owned)| owned);
+        let entry = self.packages.and_then(|packages| packages.owner(path));
+        let package = entry.map(|(name, _)| name.to_owned());
+        let owned = entry.map(|(_, owned)| owned);
         let is_same = || {
             let is_other_version = self.report.packages.iter().any(|change| Some(&change.name) == package.as_ref());
             let sum = md5_of(&self.machine.path(path), &|_| {}).ok();

@@ -67,7 +67,9 @@ fn exactly_the_blocks_that_were_changed_differ() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("disk");
     let mut bytes = vec![0_u8; 5 << 20];
-    bytes[1 << 20..2 << 20].iter_mut().enumerate().for_each(|(at, byte)| *byte = (at / 4096 + 1) as u8);
+    for (at, byte) in bytes[1 << 20..2 << 20].iter_mut().enumerate() {
+        *byte = (at / 4096 + 1) as u8;
+    }
     fs::write(&path, &bytes).unwrap();
     let opened = packed(&path, &folder.path().join("out"));
     assert_eq!(different(&path, &opened), <[u64; 0]>::default());
@@ -87,7 +89,9 @@ fn what_belongs_to_no_file_is_counted_where_it_stands() {
     fs::write(&path, vec![7_u8; 5 << 20]).unwrap();
     let opened = packed(&path, &folder.path().join("out"));
     let mut blocks = BlockSet::new(1280);
-    [0, 300, 301, 1279].iter().for_each(|block| assert!(blocks.insert(*block)));
+    for block in [0, 300, 301, 1279] {
+        assert!(blocks.insert(block));
+    }
     let fat = Filesystem {
         point: "/boot/efi".into(),
         kind: "vfat".into(),

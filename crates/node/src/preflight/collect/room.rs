@@ -17,11 +17,11 @@ impl Node {
         let place = self.place.directory();
         let there = place.ancestors().find(|path| machine.path(path).exists()).unwrap_or(Path::new("/"));
         let cannot = |what: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", what.display());
-        let room = rustix::fs::statvfs(&machine.path(there)).map_err(|why| cannot(there, &why))?;
+        let room = rustix::fs::statvfs(machine.path(there)).map_err(|why| cannot(there, &why))?;
         let kept = bytes_of(&machine.path(self.place.undo())) + bytes_of(&machine.path(self.place.stage()));
         let mut root_used = 0;
         for point in parts.os_mounts() {
-            let used = rustix::fs::statvfs(&machine.path(point)).map_err(|why| cannot(point, &why))?;
+            let used = rustix::fs::statvfs(machine.path(point)).map_err(|why| cannot(point, &why))?;
             root_used += (used.f_blocks - used.f_bfree.min(used.f_blocks)) * used.f_frsize;
         }
         let status = self.status().map_err(|error| error.to_string())?;

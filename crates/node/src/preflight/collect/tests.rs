@@ -56,7 +56,8 @@ impl Made {
     }
 
     fn mount(&mut self, number: &str, part: &str, point: &str) {
-        self.mounts.push_str(&format!("22 1 {number} {part} {point} rw - ext4 /dev/x rw\n"));
+        self.mounts += "22 1 ";
+        self.mounts += &[number, part, point, "rw - ext4 /dev/x rw\n"].join(" ");
         self.put("proc/self/mountinfo", &self.mounts);
     }
 
