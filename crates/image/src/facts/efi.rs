@@ -51,6 +51,9 @@ pub(super) fn note(programs: &mut Programs, is_signed: bool, name: String) {
     }
 }
 
+/// Number of the directory's entry for certificates.
+const CERTIFICATES: usize = 4;
+
 /// Whether the program that begins with `bytes` carries a signature; nothing, if it is no EFI program.
 ///
 /// By the PE format: at 60 stands where the header is; behind its signature `PE\0\0` and 20 bytes begins the optional
@@ -71,7 +74,6 @@ pub(super) fn is_signed(bytes: &[u8]) -> Option<bool> {
         0x10b => (optional + 92, optional + 96),
         _ => return None,
     };
-    const CERTIFICATES: usize = 4;
     if (u32_at(count)? as usize) <= CERTIFICATES {
         return Some(false);
     }

@@ -185,7 +185,7 @@ fn passwords(shadow: &str) -> Vec<String> {
 fn open_consoles(root: &impl Files) -> Result<Vec<String>, String> {
     let mut found = Vec::new();
     for folder in
-        root.names("/etc/systemd/system")?.iter().filter(|name| name.contains("getty") && name.ends_with(".d"))
+        root.names("/etc/systemd/system")?.iter().filter(|name| name.contains("getty") && name.ends_with("service.d"))
     {
         for path in entries(root, &format!("/etc/systemd/system/{folder}"), ".conf")? {
             if root.script(&path, BYTES_MAX)?.is_some_and(|text| text.contains("--autologin")) {
