@@ -10,8 +10,8 @@ use model::manifest::Programs;
 use crate::layout::Layout;
 use crate::view::ReadAt;
 
-/// What is read of a program to know it: its headers begin within the first sector of all that were looked at (shim, GRUB,
-/// systemd-boot, kernels), and are some 400 bytes long.
+/// What is read of a program to know it. The PE format lets its header stand anywhere; one that stands further behind is not
+/// taken for a program. Real loaders were not looked at.
 pub(super) const START_BYTES: usize = 1024;
 /// FAT's smallest cluster.
 const CLUSTER_BYTES: usize = 512;

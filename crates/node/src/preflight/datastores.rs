@@ -42,7 +42,8 @@ pub struct Datastore {
 
 const DUMP_AND_RESTORE: &str = "upgrade it first, within its own OS, by its documented way";
 
-/// All that are known. A key is compared without case, with `_` as `-`, by the end of its dotted name.
+/// All that are known. Names of packages, files and keys were written down from memory, and only made-up configurations have
+/// been read with them. A key is compared without case, with `_` as `-`, by the end of its dotted name.
 pub const ALL: [Datastore; 15] = [
     Datastore {
         name: "postgresql",

@@ -22,9 +22,9 @@ pub struct Space {
 impl Space {
     /// What stage and undo log take if nothing that the root disk has can stay: an estimate, on the large side.
     ///
-    /// The stage is compressed with LZ4, which on an OS's files leaves half as much again as the payload's zstd does. The
-    /// undo log has what the old OS holds, in zstd's fastest level, a quarter more than the payload's; an OS shrinks as
-    /// the next one does. Space that the old OS has freed is not zero and is logged too: the disk alone knows how much.
+    /// The factors are guesses that nobody has measured: the stage is compressed with LZ4, taken to leave half as much again
+    /// as the payload's zstd does; the undo log with zstd's fastest level, taken to leave a quarter more; and the old OS is
+    /// taken to shrink as the image does. That is why less than this is a warning and no refusal. Space that the old OS has freed is not zero and is logged too: the disk alone knows how much.
     pub fn most(&self) -> u64 {
         let ratio = |bytes: u64| {
             let used = u128::from(self.image_used.max(1));
@@ -38,7 +38,7 @@ impl Space {
 
     /// What every upgrade takes, however much stays: documents, digests, and what a running OS writes meanwhile.
     pub fn least(&self) -> u64 {
-        /// An hour of logs.
+        /// Room for what is logged between two refreshes; a guess.
         const WRITTEN_BYTES: u64 = 32 << 20;
         self.planned.unwrap_or_else(|| WRITTEN_BYTES.saturating_add(self.documents))
     }
@@ -58,8 +58,7 @@ pub(super) fn place(facts: &Facts<'_>) -> Verdict {
     }
 }
 
-/// Between what it takes at least and at most lies how much of the old root stays: an image that was built onto it takes a
-/// third. `prepare` finds that out, changes nothing, and fails where it does not fit; so that much may be tried.
+/// Between what it takes at least and at most lies how much of the old root stays, which only reading the disk tells. `prepare` finds that out, changes nothing, and fails where it does not fit; so that much may be tried.
 pub(super) fn space(facts: &Facts<'_>) -> Verdict {
     let Ok(space) = &facts.space else { return unknown("how much room there is for stage and undo log") };
     let (most, least, available) = (space.most() >> 20, space.least() >> 20, space.available >> 20);

@@ -13,7 +13,7 @@ use crate::preflight::Lost;
 
 /// More are not listed: nobody reads them one by one.
 const LISTED_MAX: usize = 10_000;
-/// The node serves meanwhile. A cloud volume gives 125 MiB/s at its cheapest, and half of that is left to others.
+/// The node serves meanwhile. A choice, not a measurement: what a small cloud volume can give with room left for others.
 const BYTES_PER_SECOND: NonZeroU64 = NonZeroU64::new(64 << 20).unwrap();
 
 /// What any OS makes for itself, and makes again.
