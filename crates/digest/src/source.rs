@@ -10,9 +10,10 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{Access, Advice, AtFlags, Mode, OFlags, SeekFrom, Stat};
+use rustix::fs::{Advice, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
-use sys::{AlignedBuf, Disk, page_bytes, read_until_end, resident};
+use sys::page_cache::{may_ask, page_size, resident};
+use sys::{AlignedBuf, Disk, read_until_end};
 
 use crate::entry::Unproven;
 
@@ -110,11 +111,9 @@ impl TreeFile {
         }
         let stat = rustix::fs::fstat(&file).map_err(|errno| unreadable(&errno.into()))?;
         self.compare(&stat)?;
-        let writable = || rustix::fs::accessat(&self.folder, &self.name, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
-        let user = rustix::process::geteuid();
         let opened = Opened {
             has_holes: stat.st_blocks.cast_unsigned() * 512 < self.stamp.size,
-            tells_residency: user.is_root() || user.as_raw() == stat.st_uid || writable(),
+            tells_residency: may_ask(&file).unwrap_or(false),
             file,
         };
         if self.stamp.size > crate::RANGE_BYTES {
@@ -167,12 +166,12 @@ impl TreeFile {
         opened: &Opened,
         range: &Range<u64>,
         buf: &mut AlignedBuf,
-        pages: Option<&[bool]>,
+        pages: Option<&[u8]>,
     ) -> Result<(), Unproven> {
         let length = (range.end - range.start) as usize;
         let read = read_until_end(&mut buf[..length], 1, |at, rest| opened.file.read_at(rest, range.start + at as u64));
         for (first, count) in absent_runs(pages.unwrap_or_default()) {
-            let page = page_bytes() as u64;
+            let page = page_size();
             let length = std::num::NonZeroU64::new(count as u64 * page);
             // Advice: where it is not taken, the price is memory that the kernel takes back when it needs some.
             let _ = rustix::fs::fadvise(&opened.file, range.start + first as u64 * page, length, Advice::DontNeed);
@@ -183,6 +182,14 @@ impl TreeFile {
             Err(error) => Err(unreadable(&error)),
         }
     }
+}
+
+/// Which pages of a range are in the page cache, a byte each, as [`resident`] tells them.
+fn cached(file: &File, range: &Range<u64>) -> io::Result<Vec<u8>> {
+    let page = page_size();
+    let mut pages = vec![0; (range.end - range.start).div_ceil(page) as usize];
+    resident(file, range.start / page, &mut pages)?;
+    Ok(pages)
 }
 
 impl Source for TreeFile {
@@ -201,8 +208,8 @@ impl Source for TreeFile {
             let refused = || Unproven::unreadable("its filesystem refuses reads past the page cache");
             return is_read.then_some(()).ok_or_else(refused);
         }
-        let pages = if opened.tells_residency { resident(&opened.file, range.start, length).ok() } else { None };
-        let is_warm = pages.as_ref().is_some_and(|pages| pages.iter().all(|&page| page));
+        let pages = opened.tells_residency.then(|| cached(&opened.file, &range).ok()).flatten();
+        let is_warm = pages.as_ref().is_some_and(|pages| pages.iter().all(|&page| page == 1));
         if !is_warm && self.stamp.size >= DIRECT_FROM_BYTES && self.read_direct(&range, buf)? {
             return Ok(());
         }
@@ -238,11 +245,11 @@ fn is_hole(file: &File, range: &Range<u64>) -> bool {
 }
 
 /// The runs of pages that are not resident: first page and how many.
-fn absent_runs(pages: &[bool]) -> impl Iterator<Item = (usize, usize)> {
+fn absent_runs(pages: &[u8]) -> impl Iterator<Item = (usize, usize)> {
     let mut next = 0;
     std::iter::from_fn(move || {
-        let first = next + pages[next..].iter().position(|&resident| !resident)?;
-        let count = pages[first..].iter().take_while(|&&resident| !resident).count();
+        let first = next + pages[next..].iter().position(|&resident| resident == 0)?;
+        let count = pages[first..].iter().take_while(|&&resident| resident == 0).count();
         next = first + count;
         Some((first, count))
     })
@@ -273,7 +280,8 @@ mod tests {
 
     #[test]
     fn runs_of_absent_pages_are_found() {
-        let runs = |text: &str| absent_runs(&text.chars().map(|c| c == '#').collect::<Vec<_>>()).collect::<Vec<_>>();
+        let runs =
+            |text: &str| absent_runs(&text.chars().map(|c| u8::from(c == '#')).collect::<Vec<_>>()).collect::<Vec<_>>();
         assert_eq!(runs(""), []);
         assert_eq!(runs("###"), []);
         assert_eq!(runs("..#.##..."), [(0, 2), (3, 1), (6, 3)]);

@@ -10,6 +10,7 @@ use digest::{Algorithm, Format, How, Make, Reach, To, TreePath, Unproven};
 use keepstate_digest as digest;
 use rustix::fs::Advice;
 use support::{RANGE, Room, direct, noise};
+use sys::page_cache::{page_size, resident};
 
 fn forget(path: &Path) {
     let file = File::open(path).expect("opened");
@@ -20,8 +21,10 @@ fn forget(path: &Path) {
 /// Which of its pages are resident.
 fn pages(path: &Path) -> Vec<bool> {
     let file = File::open(path).expect("opened");
-    let length = file.metadata().expect("there").len() as usize;
-    sys::resident(&file, 0, length).expect("told")
+    let length = file.metadata().expect("there").len();
+    let mut pages = vec![0; length.div_ceil(page_size()) as usize];
+    resident(&file, 0, &mut pages).expect("told");
+    pages.into_iter().map(|page| page == 1).collect()
 }
 
 #[test]
@@ -41,7 +44,7 @@ fn what_was_cold_stays_cold_and_what_was_warm_stays_warm() {
             file.read_exact_at(&mut vec![0; length], offset as u64).expect("read");
         }
         let before = pages(&large);
-        assert_eq!(before.iter().filter(|&&resident| resident).count(), 3 * RANGE / 2 / sys::page_bytes());
+        assert_eq!(before.iter().filter(|&&resident| resident).count(), 3 * RANGE / 2 / page_size() as usize);
         for algorithm in [Algorithm::Blake3, Algorithm::Sha256] {
             room.make_with(algorithm.name(), |make| (make.how, make.algorithm) = (how, algorithm));
             assert!(room.check_with("manifest", |check| check.how = how).0.is_equal());

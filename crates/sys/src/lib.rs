@@ -15,7 +15,6 @@ pub mod memory;
 pub mod mountinfo;
 pub mod pace;
 pub mod page_cache;
-mod residency;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod zero;
@@ -27,5 +26,4 @@ pub use exact::read_until_end;
 pub use medium::{Disk, Medium};
 pub use medium_file::MediumFile;
 pub use pace::Pace;
-pub use residency::{page_bytes, resident};
 pub use zero::is_zero;

@@ -12,6 +12,10 @@ use crate::run;
 
 /// Files of these are taken.
 pub(super) const PACKAGES: [&str; 4] = ["linux-image-cloud-amd64", "busybox-static", "grub-common", "kexec-tools"];
+/// Where the data disk is, an upgrade has its place; a test decides itself when the new OS is kept. Nobody logs in but the lab,
+/// which needs no password, and nobody mounts the firmware's variables, which would tell of Secure Boot.
+const NODE: &str = "place = \"/data/keepstate\"\naccept = [\"login\", \"secure boot\"]\n[trial]\ndeadline-seconds = 60\n\
+                    commit = false\n";
 const MODULES: &str = include_str!("../../recipes/tiny/modules.txt");
 /// Scripts, where they stand in the tree.
 const SCRIPTS: [(&str, &str); 5] = [
@@ -76,8 +80,7 @@ fn texts(version: u32, root: &Path) -> Result<()> {
         ("usr/lib/systemd/libsystemd-shared-252.so", ""),
         ("boot/grub/.keep", ""),
         ("boot/efi/.keep", ""),
-        // Where the data disk is, an upgrade has its place; a test decides itself when the new OS is kept.
-        ("etc/keepstate/node.toml", "place = \"/data/keepstate\"\n[trial]\ndeadline-seconds = 60\ncommit = false\n"),
+        ("etc/keepstate/node.toml", NODE),
         (&format!("etc/only-in-{version}"), "a file that no other version has\n"),
     ];
     for (path, text) in texts {
