@@ -42,26 +42,29 @@ impl Shell {
 
     /// Calls until the shell answers; gives whether it did before `deadline`. `alive` may end it.
     pub(super) fn greet(&mut self, deadline: Instant, mut alive: impl FnMut() -> Result<()>) -> Result<bool> {
-        let mut first = None;
+        // Each call with the number of quotes that were said up to it.
+        let mut calls: Vec<(u64, u32)> = Vec::new();
+        let mut quotes = 0;
         for call in 1.. {
             self.number += 1;
-            // The shell prints what it was told without the backslash, so an echo of the line is no answer. Without
-            // quotes and parentheses no beginning of the line that got lost makes the rest mean anything.
-            let number = self.number;
             // A machine that restarted in the middle of a command left its second half to the next shell, which may wait for
             // the end of a quotation: one quote ends it. Where none was open, the next such call ends ours.
-            let end = if call % CALLS_TO_END_A_QUOTATION == 0 { "'" } else { "" };
-            self.say(&format!("{end}\necho la\\b-{number}\n"))?;
+            let ends_one = call % CALLS_TO_END_A_QUOTATION == 0;
+            quotes += u32::from(ends_one);
+            calls.push((self.number, quotes));
+            self.call(ends_one)?;
             let again = Instant::now() + CALL_AGAIN;
-            let first = *first.get_or_insert(number);
             while Instant::now() < again {
                 self.listen()?;
-                // Any answer says that it is there, and that all earlier calls are still to be answered.
-                if (first..=number).any(|number| self.take_through(&format!("lab-{number}\n")).is_some()) {
+                // Any answer says that it is there, and that all later calls are still to be answered.
+                let answered = calls.iter().find(|(number, _)| self.take_through(&format!("lab-{number}\n")).is_some());
+                if let Some((_, before)) = answered {
+                    // An odd number of quotes on their way leaves a quotation open, which this call then ends.
+                    let is_open = (quotes - before) % 2 == 1;
                     self.number += 1;
-                    let last = self.number;
-                    self.say(&format!("\necho la\\b-{last}\n"))?;
-                    return self.hear(&format!("lab-{last}\n"), deadline, alive).map(|heard| heard.is_some());
+                    self.call(is_open)?;
+                    let last = format!("lab-{}\n", self.number);
+                    return self.hear(&last, deadline, alive).map(|heard| heard.is_some());
                 }
                 if Instant::now() > deadline {
                     return Ok(false);
@@ -70,6 +73,13 @@ impl Shell {
             }
         }
         unreachable!("it is called until the deadline")
+    }
+
+    /// Has the shell say its present number. It prints what it was told without the backslash, so an echo of the line is no
+    /// answer. Without quotes and parentheses no beginning of the line that got lost makes the rest mean anything.
+    fn call(&mut self, ends_a_quotation: bool) -> Result<()> {
+        let end = if ends_a_quotation { "'" } else { "" };
+        self.say(&format!("{end}\necho la\\b-{}\n", self.number))
     }
 
     /// Runs `command`, at most `within`; nothing if the shell itself does not answer.
@@ -199,6 +209,32 @@ mod tests {
         assert_eq!(answer.expect("an answer").output, "whole\n");
         drop(shell);
         child.wait().expect("it ends with its input");
+    }
+
+    /// A shell that starts late finds all calls waiting, also those with a quote.
+    #[test]
+    fn a_shell_that_starts_late_answers() {
+        for calls in 1..12 {
+            let (ours, theirs) = UnixStream::pair().expect("a pair");
+            let mut shell = Shell::new(ours).expect("a shell");
+            let late = Instant::now() + CALL_AGAIN * calls;
+            let starts = std::thread::spawn(move || {
+                std::thread::sleep(late.saturating_duration_since(Instant::now()));
+                let end =
+                    |stream: &UnixStream| Stdio::from(std::os::fd::OwnedFd::from(stream.try_clone().expect("cloned")));
+                Command::new("sh")
+                    .stdin(end(&theirs))
+                    .stdout(end(&theirs))
+                    .stderr(end(&theirs))
+                    .spawn()
+                    .expect("a shell")
+            });
+            assert!(shell.greet(soon(), || Ok(())).expect("a conversation"), "after {calls} calls");
+            let answer = shell.run("echo whole", Duration::from_secs(10), || Ok(())).expect("a conversation");
+            assert_eq!(answer.expect("an answer").output, "whole\n");
+            drop(shell);
+            starts.join().expect("started").wait().expect("it ends with its input");
+        }
     }
 
     #[test]
