@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use lab::http::Trouble;
-use lab::server::{PREPARED, Server, UP, status, through_a_restart};
+use lab::server::{PREPARED, Server, UP, status};
 use lab::{Disk, Machine, Options, Recipe, Versions, say, versions};
 
 /// A machine that runs version 1, without a database and with little memory.
@@ -90,8 +90,11 @@ fn an_upgrade_that_cannot_fetch_comes_back_into_the_old_os() {
     let troubles = if std::env::var_os("KEEPSTATE_LONG").is_some() { &all[..] } else { &all[..1] };
     for (trouble, says) in troubles {
         machine.sh_within(&versions.command("prepare", 2), PREPARED).expect("prepared");
+        let boot_id = machine.boot_id().expect("a boot id");
+        machine.sh_within(&format!("{} --yes", versions.command("upgrade", 2)), PREPARED).expect("on its way down");
+        // Only now: what the agent itself takes up before, it gets.
         versions.store.inject("payload", *trouble, None);
-        through_a_restart(&mut machine, &format!("{} --yes", versions.command("upgrade", 2))).expect("another boot");
+        machine.wait_for_other_boot(&boot_id, PREPARED).expect("another boot");
         versions.store.heal();
         let status = status(&mut machine, "failed; the old OS is as it was").expect("a verdict");
         assert_eq!(machine.sh("cat /etc/version").expect("an answer"), "1", "{trouble:?}: {status}");

@@ -2,7 +2,7 @@
 //!
 //! After a reboot a datastore runs on an empty page cache, for minutes to hours. [`dump`](dump()) looks which pages are
 //! cached, [`load`](load()) brings the same pages in again as fast as the device gives them, [`Map`] is what lies between:
-//! a file in [our own format](format) or in [happycache's](happycache).
+//! a file in [our own format](mod@format) or in [happycache's](happycache).
 //!
 //! For a node's upgrade there are [`keep`] and [`bring_back`].
 //!
