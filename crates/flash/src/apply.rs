@@ -341,18 +341,10 @@ impl<'a> StagedJobs<'a> {
     /// The next record that is wanted.
     fn record(&mut self) -> Result<Option<Record>> {
         let Some(reader) = &mut self.reader else { return Ok(None) };
-        while let Some(record) = reader.next_record()? {
-            if record.kind != Kind::New {
-                continue;
-            }
-            let chunk = Content::parse(&record.payload).map(|content| content.chunk);
-            let verdicts = self.apply.verdicts;
-            let is_wanted = chunk.is_some_and(|chunk| {
-                chunk < verdicts.len() && verdicts.get(chunk) == Verdict::Staged && (self.only)(chunk)
-            });
-            if is_wanted {
-                return Ok(Some(record));
-            }
+        let (verdicts, only) = (self.apply.verdicts, self.only);
+        let is_wanted = |chunk| chunk < verdicts.len() && verdicts.get(chunk) == Verdict::Staged && only(chunk);
+        if let Some(record) = reader.next_content(Kind::New, is_wanted)? {
+            return Ok(Some(record));
         }
         self.reader = None;
         Ok(None)

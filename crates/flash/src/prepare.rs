@@ -181,7 +181,7 @@ impl Flash<'_> {
         let geometry = self.geometry()?;
         let missing = |what, why: &str| Error::Unusable { what, why: format!("{why}; run `flash prepare` first") };
         let space = keep.stage.as_ref().ok_or_else(|| missing("stage", "none is named"))?;
-        let stage = Contents::read(&*space.medium, Purpose::Stage)?.ok_or_else(|| missing("stage", "it is empty"))?;
+        let stage = Contents::skim(&*space.medium, Purpose::Stage)?.ok_or_else(|| missing("stage", "it is empty"))?;
         check_same(&stage.header, &keep.disk_key, geometry, self.image, Purpose::Stage)?;
         let is_complete =
             |verdicts: &&Verdicts| stage.state != State::Unsealed && verdicts.len() >= geometry.image_chunks();
@@ -196,7 +196,7 @@ impl Flash<'_> {
             None => (None, false),
             Some(space) => {
                 let contents =
-                    Contents::read(&*space.medium, Purpose::Undo)?.ok_or_else(|| missing("undo log", "it is empty"))?;
+                    Contents::skim(&*space.medium, Purpose::Undo)?.ok_or_else(|| missing("undo log", "it is empty"))?;
                 check_same(&contents.header, &keep.disk_key, geometry, self.image, Purpose::Undo)?;
                 match contents.state {
                     State::Unsealed => return Err(missing("undo log", "it was not completed")),

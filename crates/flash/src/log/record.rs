@@ -210,7 +210,7 @@ pub struct Content<'a> {
 }
 
 /// Bytes of a content record before the content.
-const CONTENT_HEAD_BYTES: usize = 8 + 4 + 1 + 32;
+pub(crate) const CONTENT_HEAD_BYTES: usize = 8 + 4 + 1 + 32;
 
 impl<'a> Content<'a> {
     /// What goes before `bytes` in the record.

@@ -107,6 +107,42 @@ fn a_log_is_read_as_it_was_written() {
     assert_eq!(read(&memory).state, State::UndoBegan);
 }
 
+fn skim(memory: &Memory) -> Contents {
+    Contents::skim(memory, Purpose::Undo).unwrap().expect("it begins as a log")
+}
+
+fn same(one: &Contents, other: &Contents) -> bool {
+    let key = |contents: &Contents| (contents.state, contents.staged.count(), contents.end, contents.sequence);
+    key(one) == key(other) && one.seal == other.seal && one.header == other.header
+}
+
+/// Nor does it look at what a seal stands behind: whoever uses that checks it.
+#[test]
+fn skimming_a_sealed_log_tells_what_reading_it_does() {
+    let memory = written();
+    assert!(same(&skim(&memory), &read(&memory)));
+    let content = memory.bytes().windows(1000).position(|bytes| bytes == vec![5; 1000]).unwrap();
+    memory.0.lock().unwrap()[content + 500] ^= 1;
+    assert_eq!(skim(&memory).state, State::Began);
+    assert_eq!(read(&memory).state, State::Unsealed);
+}
+
+/// What no seal stands behind may be torn.
+#[test]
+fn skimming_reads_what_is_not_sealed() {
+    let memory = written();
+    let sealed = memory.size().unwrap();
+    let log = Log::reopen(memory.clone(), &read(&memory));
+    let content = Content { chunk: 3, length: 9, encoding: Encoding::Raw, digest: Digest([1; 32]), bytes: &[6; 9] };
+    log.append_contents(Kind::New, &[content, Content { chunk: 4, ..content }]).unwrap();
+    log.flush().unwrap();
+    let last = memory.size().unwrap() as usize - 1;
+    memory.0.lock().unwrap()[last] ^= 1;
+    let contents = skim(&memory);
+    assert!(same(&contents, &read(&memory)));
+    assert!(contents.staged.contains(3) && !contents.staged.contains(4) && contents.end > sealed);
+}
+
 /// A region of a block device is used again and again: nothing of an earlier, longer log may be taken for the new one's.
 #[test]
 fn what_an_earlier_log_left_behind_is_not_read() {
@@ -167,6 +203,7 @@ proptest! {
         if let Some(contents) = Contents::read(&*memory, Purpose::Undo).unwrap() {
             prop_assert!(contents.state != State::Began, "the last record was cut");
             prop_assert!(contents.end <= memory.size().unwrap());
+            prop_assert!(same(&skim(&memory), &contents));
         }
     }
 
@@ -202,6 +239,7 @@ proptest! {
         record::encode(&mut bytes, kinds[kind as usize - 1], 1, 1, &parts);
         memory.write_at(0, &bytes).unwrap();
         drop(Contents::read(&memory, Purpose::Undo));
+        drop(Contents::skim(&memory, Purpose::Undo));
         let _ = Content::parse(&payload);
         drop(Digests::parse(&payload));
     }

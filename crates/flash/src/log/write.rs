@@ -89,8 +89,10 @@ impl Log {
         Ok(())
     }
 
-    /// Says that everything before is complete, and returns when all of it is durable.
+    /// Says that everything before is complete, and returns when all of it is durable. Everything before is durable first:
+    /// who finds the seal need not look whether a power cut has torn what it stands behind.
     pub(crate) fn seal(&self, seal: &Seal) -> Result<()> {
+        self.flush()?;
         self.append_json(Kind::Seal, seal)?;
         self.flush()
     }
