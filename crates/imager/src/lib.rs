@@ -21,6 +21,7 @@ pub mod mounts;
 pub mod network;
 pub mod new_root;
 pub mod supervise;
+pub mod untouched;
 pub mod watchdog;
 pub mod worker;
 

@@ -21,6 +21,7 @@ use sys::disk::{Caching, RealDisk};
 
 use crate::identity::Kept;
 use crate::job::{self, Job, Task};
+use crate::untouched::{Before, DataDisk};
 use crate::{identity, mounts, network, new_root};
 
 /// How long disks may take to appear: controllers are still being looked through when PID 1 starts.
@@ -70,6 +71,9 @@ pub struct Ending {
     /// Files that were to be kept and are not, and why.
     #[serde(default)]
     pub left_out: Vec<String>,
+    /// What became of the data disks.
+    #[serde(default)]
+    pub data_disks: Vec<DataDisk>,
 }
 
 /// Why a job was not done.
@@ -167,7 +171,10 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
         undo: None,
         kept: Vec::new(),
         left_out: Vec::new(),
+        data_disks: Vec::new(),
     };
+    let root = target.clone();
+    let before = Before::look(&root, &job);
     let result = match task {
         Task::Flash => flash(&job, target).map(|(report, Kept { files, left_out })| {
             (ending.flash, ending.kept, ending.left_out) = (Some(report), files, left_out);
@@ -177,10 +184,21 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
     ending.done = result.is_ok();
     ending.why = result.as_ref().err().map(|error| chain(error));
     ending.seconds = begin.elapsed().as_secs_f64();
-    ending.ended = wall_clock();
-    let path = job.results.join(RESULT);
-    let bytes = serde_json::to_vec_pretty(&ending).expect("an ending has only string keys");
-    result.and(sys::replace_file(&path, &bytes).map_err(|source| Error::Write { path, source }))
+    // Twice, because a data disk that does not answer any more must not hide that the root disk is done.
+    let written = ending.write(&job.results);
+    ending.data_disks = before.compare(&root, &job);
+    ending.data_disks.iter().for_each(|disk| say(&disk.to_string()));
+    result.and(written).and(ending.write(&job.results))
+}
+
+impl Ending {
+    /// Writes it into the directory of results, with the time.
+    fn write(&mut self, results: &Path) -> Result<(), Error> {
+        self.ended = wall_clock();
+        let path = results.join(RESULT);
+        let bytes = serde_json::to_vec_pretty(self).expect("an ending has only string keys");
+        sys::replace_file(&path, &bytes).map_err(|source| Error::Write { path, source })
+    }
 }
 
 /// Seconds of the wall clock, as the machine has it.

@@ -2,7 +2,9 @@
 
 use sys::Medium;
 
-use super::record::{CONTENT_HEAD_BYTES, Content, Event, FORMATS, HEAD_BYTES, Head, Header, Kind, Purpose, Record, Seal};
+use super::record::{
+    CONTENT_HEAD_BYTES, Content, Event, FORMATS, HEAD_BYTES, Head, Header, Kind, Purpose, Record, Seal,
+};
 use crate::error::{Error, Result};
 use crate::verdict::{ChunkSet, Verdict, Verdicts};
 
@@ -66,8 +68,7 @@ impl<'a> Reader<'a> {
     fn next_head(&mut self) -> Result<Option<([u8; HEAD_BYTES], Head)>> {
         let Some(bytes) = self.peek(HEAD_BYTES)? else { return Ok(None) };
         let bytes: [u8; HEAD_BYTES] = bytes.try_into().expect("as many bytes as asked for");
-        let is_ours =
-            |head: &Head| self.id.is_none_or(|id| id == head.id) && head.sequence == self.sequence;
+        let is_ours = |head: &Head| self.id.is_none_or(|id| id == head.id) && head.sequence == self.sequence;
         Ok(Head::parse(&bytes).filter(is_ours).map(|head| (bytes, head)))
     }
 

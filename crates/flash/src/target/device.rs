@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -190,6 +191,26 @@ impl Device {
     /// Whether it is a disc, tape or floppy drive: reading those waits for a medium.
     pub(super) fn is_removable_drive(&self) -> bool {
         self.name.starts_with("sr") || self.name.starts_with("fd")
+    }
+
+    /// Whether it is a piece of hardware, or passes for one: the kernel makes loop, memory and mapped devices without.
+    pub(super) fn has_driver(&self) -> bool {
+        self.folder.join("device").exists()
+    }
+
+    /// Sectors of 512 bytes that were written or discarded since the kernel knows it; nothing, if it does not count.
+    pub(super) fn sectors_written(&self) -> Option<u64> {
+        self.number("queue/iostats").filter(|counts| *counts == 1)?;
+        let stat = self.text("stat")?;
+        let number = |index: usize| stat.split_whitespace().nth(index).and_then(|word| word.parse::<u64>().ok());
+        // Kernels before 4.18 do not count discards.
+        number(6).map(|written| written + number(13).unwrap_or(0))
+    }
+
+    /// Where it stands on its disk, in bytes.
+    pub(super) fn range(&self) -> Range<u64> {
+        let start = self.number("start").unwrap_or(0).saturating_mul(512);
+        start..start + self.size()
     }
 
     /// Where it is plugged in: the addresses on its way, without the kernel's own counting of controllers.

@@ -303,6 +303,23 @@ fn candidate(roots: &Roots, device: &Device) -> Candidate {
     Candidate { path: roots.node(device), size: device.size(), model: device.model(), serial: device.serial() }
 }
 
+/// The disks that are not `one`.
+pub(super) fn others(roots: &Roots, one: &Target) -> Result<Vec<Target>, Refusal> {
+    let is_other = |device: &&Device| {
+        !device.is_partition()
+            && device.size() > 0
+            && !device.is_removable_drive()
+            && device.has_driver()
+            && one.device.as_ref() != Some(*device)
+    };
+    let devices = devices(roots)?;
+    devices
+        .iter()
+        .filter(is_other)
+        .map(|device| of_device(roots, &DiskName::Path(roots.node(device)), device, None))
+        .collect()
+}
+
 /// All disks that could be meant.
 fn candidates(roots: &Roots) -> Result<Vec<Candidate>, Refusal> {
     let devices = devices(roots)?;

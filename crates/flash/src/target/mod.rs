@@ -12,6 +12,7 @@ mod name;
 mod refusal;
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use model::Manifest;
@@ -160,6 +161,25 @@ impl Target {
     /// describes its devices.
     pub fn below_on(machine: &Path, path: &Path) -> Result<Self, Refusal> {
         find::below(&Roots::below(machine), &machine.join(path.strip_prefix("/").unwrap_or(path)))
+    }
+
+    /// The other disks of this machine: what has a driver of its own. Not what is made of others or of memory, nor drives
+    /// whose medium may be missing.
+    pub fn others(&self) -> Result<Vec<Self>, Refusal> {
+        find::others(&Roots::here(), self)
+    }
+
+    /// Sectors of 512 bytes that were written to the disk, or discarded on it, since its kernel knows it; nothing, if it
+    /// does not count (`Documentation/block/stat.rst`).
+    pub fn sectors_written(&self) -> Option<u64> {
+        self.device.as_ref().and_then(Device::sectors_written)
+    }
+
+    /// Where on its disk the partition at `node` stands, in bytes; of the disk's own node, all of it.
+    pub fn range_of(&self, node: &Path) -> Option<Range<u64>> {
+        let roots = Roots::here();
+        let device = roots.device_of(node)?;
+        (Some(device.whole()) == self.device).then(|| device.range())
     }
 
     /// Refuses the disk while anybody uses it, or if the image does not fit it. Opens nothing for writing.

@@ -466,3 +466,24 @@ fn demands_are_those_of_the_image_and_this_machine() {
     let kernel = fs::read_to_string("/proc/sys/kernel/arch").unwrap_or_else(|_| nothing.machine.clone());
     assert_eq!(kernel.trim(), nothing.machine);
 }
+
+/// What is made of others is proved by what it is made of; a drive may have no medium in it.
+#[test]
+fn the_other_disks_are_those_that_have_a_driver() {
+    let machine = Machine::new();
+    let disks =
+        [("pci0000:00/0000:00:06.0/virtio2/block/vdb", "254:16"), ("pci0000:00/0000:00:07.0/ata1/block/sr0", "11:0")];
+    for (folder, number) in disks {
+        machine.device(folder, number, 64, &[("device/vendor", "x"), ("queue/iostats", "1")]);
+    }
+    machine.device("virtual/block/dm-0", "253:0", 64, &[]);
+    machine.device("virtual/block/loop0", "7:0", 64, &[]);
+    machine.fact("vda", "device/vendor", "x");
+    machine.fact("vdb", "stat", "1 2 3 4 5 6 700 8 0 10 11 1 0 42 0\n");
+    let root = machine.found(&machine.node("vda"));
+    let others = find::others(&machine.roots, &root).expect("they are known");
+    assert_eq!(others.iter().map(|disk| disk.path.clone()).collect::<Vec<_>>(), [machine.roots.dev.join("vdb")]);
+    assert_eq!(others[0].sectors_written(), Some(742), "written and discarded");
+    machine.fact("vdb", "queue/iostats", "0");
+    assert_eq!(others[0].sectors_written(), None, "it does not count");
+}
