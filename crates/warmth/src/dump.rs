@@ -24,6 +24,8 @@ pub struct Dump {
     pub directories: Vec<PathBuf>,
     /// Also look into what is mounted below them.
     pub cross_mounts: bool,
+    /// Directories that are passed over with all below them: paths without links.
+    pub without: Vec<PathBuf>,
     /// How many threads look; by default two for each processor, because they wait for cold directories.
     pub threads: Option<NonZeroUsize>,
 }
@@ -80,7 +82,7 @@ pub fn dump(what: &Dump) -> Result<Dumped, Error> {
     roots.sort_by(|one, other| one.path.cmp(&other.path));
     roots.dedup_by(|later, earlier| later.path == earlier.path);
     let found = Mutex::new(Found::default());
-    let work = Work::new(&roots, what.cross_mounts, &found);
+    let work = Work::new(&roots, what, &found);
     let threads = what.threads.map_or_else(threads_by_default, NonZeroUsize::get);
     thread::scope(|scope| {
         let mut started = Err(None);

@@ -36,9 +36,11 @@ pub use runs::{Run, Runs};
 pub use summary::{Entry, Summary, summary};
 pub use trouble::{Trouble, Troubles};
 
-/// Dumps what is cached of `directories` to a map at `path`: for a node that is about to stop its services.
-pub fn keep(directories: &[PathBuf], path: &Path) -> Result<Dumped, Error> {
-    let dumped = dump(&Dump { directories: directories.to_vec(), ..Dump::default() })?;
+/// Dumps what is cached of `directories`, but not of what is below `without`, to a map at `path`: for a node that is about
+/// to stop its services.
+pub fn keep(directories: &[PathBuf], without: &Path, path: &Path) -> Result<Dumped, Error> {
+    let without = vec![without.canonicalize().unwrap_or_else(|_| without.to_owned())];
+    let dumped = dump(&Dump { directories: directories.to_vec(), without, ..Dump::default() })?;
     dumped.map.write(path)?;
     Ok(dumped)
 }

@@ -138,11 +138,16 @@ fn nodes_keep_and_bring_back() {
     let tree = Tree::new();
     let path = tree.file("data/file", 20, &[3, 4, 9]);
     let map = tree.path("map");
-    warmth::keep(&[tree.path("data")], &map).expect("kept");
+    tree.file("data/place/stage", 4, &[0, 1]);
+    let kept = warmth::keep(&[tree.path("data")], &tree.path("data/place"), &map).expect("kept");
+    assert!(
+        kept.map.files.iter().all(|file| !file.path.starts_with("place")),
+        "what the upgrade itself needs is not kept"
+    );
     chill(&path);
     let loaded = warmth::bring_back(&map, Duration::from_mins(1)).expect("brought back");
     assert_eq!((loaded.ended, pages_of(&path)), (Ended::Complete, vec![3, 4, 9]));
-    warmth::keep(&[tree.path("none")], &map).expect_err("no directory");
+    warmth::keep(&[tree.path("none")], Path::new("/none"), &map).expect_err("no directory");
     warmth::bring_back(&tree.path("none"), Duration::from_secs(1)).expect_err("no map");
 }
 

@@ -9,11 +9,13 @@ use crate::runs::Runs;
 
 /// Pages that are looked at by one call: a vector of 64 KiB, for 256 MiB of a file.
 const WINDOW: u64 = 1 << 16;
+/// A file of which one page in so many is cached is looked at window by window: counting its halves costs more than it saves.
+const SCATTERED: u64 = 256;
 
 /// Adds the cached ones of the pages from `first` to before `end` to `runs`.
 ///
-/// The kernel's count, where it has one, passes over what is cold by halves: a large cold file costs one call, and one
-/// with a single warm spot some twenty.
+/// The kernel's count, where it has one, passes over what is cold by halves, as long as there is much of that: a large cold
+/// file costs one call, and one with a single warm spot some twenty.
 pub(super) fn scan(file: &File, first: u64, end: u64, runs: &mut Runs, marks: &mut Vec<u8>) -> io::Result<()> {
     if first >= end {
         return Ok(());
@@ -23,7 +25,7 @@ pub(super) fn scan(file: &File, first: u64, end: u64, runs: &mut Runs, marks: &m
     if counted == Some(0) {
         return Ok(());
     }
-    if counted.is_some() && end - first > WINDOW {
+    if counted.is_some_and(|pages| pages < (end - first) / SCATTERED) && end - first > WINDOW {
         // Whole windows, so that no window is cut by a half's border.
         let half = first + (end - first).div_ceil(2).next_multiple_of(WINDOW).min(end - first);
         scan(file, first, half, runs, marks)?;

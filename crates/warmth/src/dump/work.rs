@@ -13,14 +13,14 @@ use rustix::fs::{AtFlags, Dir, FileType};
 use sys::page_cache;
 
 use super::scan::scan;
-use super::{Candidate, Found, Root};
+use super::{Candidate, Dump, Found, Root};
 use crate::beneath;
 use crate::map::{File, Identity};
 use crate::runs::Runs;
 use crate::trouble::is_gone;
 
-/// Pages of a part that one thread looks at: files of more than 4 GiB are shared.
-const PART: u64 = 1 << 20;
+/// Pages of a part that one thread looks at: files of more than 512 MiB are shared.
+const PART: u64 = 1 << 17;
 /// A file is never cut into more parts than this; those of a huge one are larger.
 const PARTS_MAX: u64 = 1 << 10;
 /// Files of a directory that are handed to others at once.
@@ -64,18 +64,18 @@ pub(super) struct Work<'a> {
     roots: &'a [Root],
     /// Whether a file may be found from more than one root.
     overlap: bool,
-    cross_mounts: bool,
+    what: &'a Dump,
     found: &'a Mutex<Found>,
     stack: Mutex<Stack>,
     more: Condvar,
 }
 
 impl<'a> Work<'a> {
-    pub(super) fn new(roots: &'a [Root], cross_mounts: bool, found: &'a Mutex<Found>) -> Self {
+    pub(super) fn new(roots: &'a [Root], what: &'a Dump, found: &'a Mutex<Found>) -> Self {
         let within =
             |root: &Root| roots.iter().any(|other| other.path != root.path && root.path.starts_with(&other.path));
         let overlap = roots.iter().any(within);
-        let work = Self { roots, overlap, cross_mounts, found, stack: Mutex::default(), more: Condvar::new() };
+        let work = Self { roots, overlap, what, found, stack: Mutex::default(), more: Condvar::new() };
         for root in 0..roots.len() {
             work.push(Task::Folder { root, path: PathBuf::new() });
         }
@@ -110,6 +110,9 @@ impl<'a> Work<'a> {
     /// Reads a directory: its files at once or as tasks, its directories as tasks. A root may also be a file.
     fn folder(&self, root: usize, path: &Path, marks: &mut Vec<u8>) -> io::Result<()> {
         let base = &self.roots[root];
+        if self.what.without.contains(&base.whole(path)) {
+            return Ok(());
+        }
         if path.as_os_str().is_empty() {
             let handle: fs::File = base.handle.try_clone()?.into();
             if handle.metadata()?.is_file() {
@@ -117,7 +120,7 @@ impl<'a> Work<'a> {
             }
         }
         let handle = beneath::open_folder(base.handle.as_fd(), path)?;
-        if !self.cross_mounts && rustix::fs::fstat(&handle)?.st_dev != base.device {
+        if !self.what.cross_mounts && rustix::fs::fstat(&handle)?.st_dev != base.device {
             self.found().other_mounts.add(&base.whole(path), &"another filesystem is mounted there");
             return Ok(());
         }

@@ -64,7 +64,12 @@ struct Document<'a> {
 
 pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
     let begun = Instant::now();
-    let what = Dump { directories: args.directories.clone(), cross_mounts: args.cross_mounts, threads: args.threads };
+    let what = Dump {
+        directories: args.directories.clone(),
+        cross_mounts: args.cross_mounts,
+        threads: args.threads,
+        ..Dump::default()
+    };
     if args.format == Format::Happycache && args.directories.len() > 1 {
         return Err(warmth::Error::SeveralRoots(args.directories.len()).into());
     }
