@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::identity;
 use crate::preflight;
+use crate::surroundings::{self, Aspect};
 
 /// Where it stands.
 pub const PATH: &str = "/etc/keepstate/node.toml";
@@ -52,9 +53,30 @@ pub struct Config {
     /// What holds in the imager.
     #[serde(default)]
     pub imager: Imager,
+    /// What is done so that the caches are warm afterwards.
+    #[serde(default)]
+    pub warmth: Warmth,
     /// What the new OS has to show before it is committed.
     #[serde(default)]
     pub trial: Trial,
+}
+
+/// What is done so that the caches are warm afterwards.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Warmth {
+    /// Of which directories the page cache is dumped and loaded; of those with data, if none are named.
+    pub directories: Option<Vec<PathBuf>>,
+    /// How long loading may take, seconds; 0 leaves caches as they are.
+    pub deadline_seconds: u64,
+}
+
+impl Default for Warmth {
+    /// A minute: what a disk reads in that time is more than most caches hold, and a service that waits longer has waited
+    /// enough.
+    fn default() -> Self {
+        Self { directories: None, deadline_seconds: 60 }
+    }
 }
 
 /// What holds in the imager.
@@ -94,7 +116,11 @@ pub struct Pair {
 pub struct Trial {
     /// How long it may take, seconds.
     pub deadline_seconds: u64,
-    /// The datastore's units: started in the trial's second phase, and only then.
+    /// Units of the OS that have to be active before the datastore starts.
+    pub system_units: Vec<String>,
+    /// What of the node's surroundings has to be as it was before the datastore starts.
+    pub compare: Vec<Aspect>,
+    /// The datastore's units: held until the OS is found well, and then started.
     pub units: Vec<String>,
     /// TCP ports on this node that must answer.
     pub ports: Vec<u16>,
@@ -104,7 +130,14 @@ pub struct Trial {
 
 impl Default for Trial {
     fn default() -> Self {
-        Self { deadline_seconds: 600, units: Vec::new(), ports: Vec::new(), commit: true }
+        Self {
+            deadline_seconds: 600,
+            system_units: Vec::new(),
+            compare: surroundings::ALL.to_vec(),
+            units: Vec::new(),
+            ports: Vec::new(),
+            commit: true,
+        }
     }
 }
 
@@ -121,6 +154,12 @@ impl Config {
             source,
         })?;
         Self::parse(&text, path)
+    }
+
+    /// Of a text without a file.
+    #[cfg(test)]
+    pub(crate) fn parse_text(text: &str) -> Result<Self> {
+        Self::parse(text, Path::new("node.toml"))
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self> {
@@ -142,6 +181,9 @@ impl Config {
         if let Some(other) = config.accept.iter().find(|accept| !acceptable.contains(&accept.as_str())) {
             return wrong(&format!("accept cannot have {other:?}: it takes {}", acceptable.join(", ")));
         }
+        if let Some(unit) = config.trial.units.iter().chain(&config.trial.system_units).find(|unit| !is_unit(unit)) {
+            return wrong(&format!("{unit:?} is no unit: it takes names like postgresql@15-main.service"));
+        }
         let known = |name: &str| preflight::datastores::ALL.iter().any(|datastore| datastore.name == name);
         if let Some(pair) = config.compatible.iter().find(|pair| !known(&pair.datastore)) {
             let names = preflight::datastores::ALL.map(|datastore| datastore.name);
@@ -157,6 +199,12 @@ impl Config {
         }
         Ok(config)
     }
+}
+
+/// Whether systemd could know a unit by this name. It becomes a part of a path.
+fn is_unit(name: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+    name.contains('.') && !name.starts_with('.') && name.chars().all(is_allowed)
 }
 
 #[cfg(test)]
@@ -209,6 +257,10 @@ mod tests {
             ("place = '/data'\nentry = 'grub'", "boot-entry"),
             ("place = '/data'\n[imager]\nwatchdog-seconds = 1", "watchdog-seconds"),
             ("place = '/data'\n[trial]\nports = [99999]", "ports"),
+            ("place = '/data'\n[trial]\nunits = ['mariadb']", "no unit"),
+            ("place = '/data'\n[trial]\nunits = ['../x.service']", "no unit"),
+            ("place = '/data'\n[trial]\ncompare = ['colours']", "addresses"),
+            ("place = '/data'\n[warmth]\ndirectory = '/x'", "directories"),
             ("place = '/data'\n[identity]\nfiles = ['etc/x']", "identity.files"),
             ("place = '/data'\n[identity.items]\nhostnam = 'keep'", "hostnam"),
         ] {

@@ -2,21 +2,24 @@
 //!
 //! ```text
 //! old OS                                        imager                new OS
-//! preflight ► prepare ► drain ► quiesce ► arm ► enter ──► flash ──► trial ► commit
+//! preflight ► prepare ► drain ► quiesce ► arm ► enter ──► flash ──► gate ► trial ► commit
 //!                                                           ▲          │
 //!                                                           └── undo ──┘ roll back
 //! ```
 //! Everything that has to last stands in the *place*: a directory that the user named, on a disk that is not flashed. There
 //! the journal says where an upgrade stands, whichever OS reads it.
 
+mod caches;
 pub mod config;
 pub mod enter;
 pub mod entrance;
 mod environment;
 pub mod error;
 mod failures;
+pub mod generator;
 pub mod hooks;
 pub mod identity;
+mod learn;
 pub mod machine;
 mod names;
 pub mod node;
@@ -27,7 +30,9 @@ pub mod preflight;
 pub mod record;
 mod staging;
 pub mod state;
+pub mod surroundings;
 pub mod trial;
+mod units;
 pub mod upgrade;
 pub mod verify;
 

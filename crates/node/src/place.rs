@@ -7,6 +7,7 @@
 //! PLACE/undo.log       the way back
 //! PLACE/environment.json  how the store is reached, credentials too: the way back may need it
 //! PLACE/outage.json    how long the last upgrade was away, with its parts
+//! PLACE/cache.map      which pages of the data were cached when the datastore stopped
 //! PLACE/failures.json  which images have failed their trial
 //! PLACE/committed/     the documents of the image that was committed last, for `verify`
 //! PLACE/imager.json    how the imager's last job ended
@@ -17,6 +18,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use flash::target::filesystem_of;
+use imager::console::LOG;
 use imager::job::Mount;
 use imager::worker::RESULT;
 use sys::mountinfo;
@@ -103,6 +105,16 @@ impl Place {
         Ok(())
     }
 
+    /// What was cached of the data.
+    pub fn cache_map(&self) -> PathBuf {
+        self.0.join("cache.map")
+    }
+
+    /// What the imager said.
+    pub fn imager_log(&self) -> PathBuf {
+        self.0.join(LOG)
+    }
+
     /// Which serials were accepted.
     pub fn accepted(&self) -> PathBuf {
         self.0.join("accepted.json")
@@ -146,6 +158,7 @@ impl Place {
     pub fn clear(&self) -> Result<()> {
         gone(self.undo(), |path| fs::remove_file(path))?;
         gone(self.environment(), |path| fs::remove_file(path))?;
+        gone(self.cache_map(), |path| fs::remove_file(path))?;
         self.forget_ending()?;
         gone(self.stage(), |path| fs::remove_dir_all(path))
     }

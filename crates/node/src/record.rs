@@ -10,6 +10,7 @@ use model::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::surroundings::Surroundings;
 
 /// The format that this release writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
@@ -34,6 +35,12 @@ pub struct Record {
     /// The trace of what is written to the root disk since it was prepared; none where the kernel cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<Began>,
+    /// What stood around the root disk while the old OS served.
+    #[serde(default)]
+    pub surroundings: Surroundings,
+    /// Datastores that may change their files for good once they have started in the image.
+    #[serde(default)]
+    pub one_way: Vec<String>,
 }
 
 impl Record {
@@ -82,6 +89,8 @@ mod tests {
             disk: DiskIdentity::default(),
             from: None,
             trace: None,
+            surroundings: Surroundings::default(),
+            one_way: vec!["mariadb 10.11 to 11.8".into()],
         };
         record.write(&path).unwrap();
         assert_eq!(Record::read(&path).unwrap(), Some(record.clone()));

@@ -15,6 +15,8 @@ pub mod step {
     pub const BUILD: &str = "build";
     /// Out of traffic.
     pub const DRAIN: &str = "drain";
+    /// What is cached is dumped.
+    pub const WARMTH: &str = "warmth";
     /// The datastore at rest.
     pub const QUIESCE: &str = "quiesce";
     /// The next restart leads into the imager.
@@ -25,6 +27,12 @@ pub mod step {
     pub const FLASH: &str = "flash";
     /// The new OS is judged.
     pub const TRIAL: &str = "trial";
+    /// The new OS was found well, its datastore still stopped.
+    pub const SYSTEM: &str = "system";
+    /// The datastore may start: from here on its files may change.
+    pub const DATASTORE: &str = "datastore";
+    /// A person is asked.
+    pub const ASK: &str = "ask";
     /// How long the node was away.
     pub const OUTAGE: &str = "outage";
     /// The new OS is kept.
@@ -33,6 +41,8 @@ pub mod step {
     pub const ROLL_BACK: &str = "roll-back";
     /// The imager has undone.
     pub const UNDO: &str = "undo";
+    /// What has to be done after the old OS came back is done.
+    pub const BACK: &str = "back";
     /// Back in traffic.
     pub const UNDRAIN: &str = "undrain";
 }
@@ -51,6 +61,8 @@ pub enum State {
     OnTrial,
     /// The new OS has passed its trial and waits for the commit.
     Passed,
+    /// The new OS runs, and a person has to say whether it is kept.
+    Asked,
     /// The new OS was kept.
     Committed,
     /// On its way back to the old OS.
@@ -78,6 +90,7 @@ impl State {
                 (step::ENTER, What::Begun | What::Done) => Self::Entering,
                 (step::FLASH, What::Done) => Self::OnTrial,
                 (step::TRIAL, What::Done) => Self::Passed,
+                (step::ASK, _) => Self::Asked,
                 (step::COMMIT, What::Done) => Self::Committed,
                 (step::ROLL_BACK, What::Begun | What::Done) => Self::RollingBack,
                 (step::UNDO, What::Done) => Self::RolledBack,
@@ -87,6 +100,7 @@ impl State {
                     | step::REFRESH
                     | step::BUILD
                     | step::DRAIN
+                    | step::WARMTH
                     | step::QUIESCE
                     | step::ARM
                     | step::ENTER
@@ -109,6 +123,9 @@ impl fmt::Display for State {
             Self::Entering => "entering the imager",
             Self::OnTrial => "on trial",
             Self::Passed => "passed its trial; `keepstate node commit` keeps it",
+            Self::Asked => {
+                "waiting for a person: `keepstate node commit` keeps the new OS, `keepstate node rollback` puts the old one back"
+            }
             Self::Committed => "committed",
             Self::RollingBack => "rolling back",
             Self::RolledBack => "rolled back to the old OS",
@@ -149,6 +166,10 @@ mod tests {
         assert_eq!(state(&passed), State::Passed);
         assert_eq!(with(&passed, &[(step::COMMIT, Done), (step::UNDRAIN, Failed)]), State::Committed);
         assert_eq!(with(&flashed, &[(step::TRIAL, Failed)]), State::OnTrial, "it is rolled back next");
+        let asked = [&flashed[..], &[(step::DATASTORE, Begun), (step::TRIAL, Failed), (step::ASK, Noted)]].concat();
+        assert_eq!(state(&asked), State::Asked);
+        assert_eq!(with(&asked, &[(step::COMMIT, Done)]), State::Committed);
+        assert_eq!(with(&asked, &[(step::ROLL_BACK, Begun)]), State::RollingBack);
         assert_eq!(with(&flashed, &[(step::ROLL_BACK, Begun)]), State::RollingBack);
         assert_eq!(with(&flashed, &[(step::ROLL_BACK, Done), (step::UNDO, Done)]), State::RolledBack);
         assert_eq!(with(&flashed, &[(step::ROLL_BACK, Done), (step::UNDO, Failed)]), State::Stuck);
@@ -164,6 +185,7 @@ mod tests {
         let over = [State::Committed, State::RolledBack, State::Failed];
         let open = [
             State::Stuck,
+            State::Asked,
             State::Begun,
             State::Prepared,
             State::Entering,

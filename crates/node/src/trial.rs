@@ -1,16 +1,27 @@
-//! After the restart: what became of it, the trial, commit, and the way back.
+//! The new OS on trial, in two phases: first the OS with the datastore held, from which the way back is free; then the
+//! datastore. Then commit, or the way back.
+//!
+//! ```text
+//! boot ► gate: is the OS well? ──yes──► datastore's units start ► trial: are they? ──yes──► commit
+//!          │ no                                                     │ no
+//!          └────────────► roll back ◄───── may it go back? ─────────┘
+//!                                             └──► a person is asked
+//! ```
+//! The units wait for the gate, because the agent's generator tells systemd so (see `generator`). Where no gate was passed
+//! (an init that is not systemd, units that nobody named), whatever starts has started when the trial begins.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use flash::target::Target;
 use image::accepted::Accepted;
 use imager::job::Task;
-use imager::worker::{Ending, wall_clock};
+use imager::worker::{chain, wall_clock};
 use steps::{Failure, Journal, What};
 
+use crate::caches::Loading;
 use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
 use crate::identity::Bundle;
@@ -18,47 +29,81 @@ use crate::node::Node;
 use crate::outage::{self, Moments};
 use crate::record::Record;
 use crate::state::{State, step};
-use crate::{enter, entrance, environment, failures};
+use crate::surroundings::Surroundings;
+use crate::units::{self, systemctl, wait_for_port};
+use crate::{enter, environment, failures};
 
 /// How long the data disk may take to be mounted.
 const MOUNTED_WITHIN: Duration = Duration::from_mins(1);
 /// Between two looks at what is not ready yet.
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(200);
+/// While this file is there, the datastore's units do not start.
+pub const HELD: &str = "/run/keepstate/held";
+/// Says that the gate was passed in this boot, and how many seconds that took.
+const PASSED: &str = "/run/keepstate/passed";
 
 /// What came of looking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Came {
     /// There is nothing that waits for a trial.
     Nothing,
+    /// The new OS is well; its datastore may start.
+    IsWell,
     /// The new OS has passed; `commit` is asked for.
     Passed,
     /// The new OS is kept.
     Committed,
     /// The new OS failed; the machine is restarting into the imager, which undoes.
     RollingBack,
+    /// A person has to say what becomes of the new OS.
+    Asked,
     /// The old OS is back.
     OldOs,
 }
 
 impl Node {
+    /// The first phase. Run once in every boot, before the datastore's units, which wait for it.
+    pub fn gate(&self) -> Result<Came> {
+        self.wait_for_mount();
+        let Some((record, state)) = self.learned()? else { return Ok(Came::Nothing) };
+        match state {
+            State::OnTrial => {}
+            State::Asked if !self.has_datastore_started()? => {
+                self.hold()?;
+                return Ok(Came::Asked);
+            }
+            _ => return Ok(Came::Nothing),
+        }
+        self.hold()?;
+        let begin = Instant::now();
+        self.note(step::TRIAL, What::Begun, None)?;
+        if let Err(failure) = self.judge_system(&record, begin + self.deadline()) {
+            return self.fail(&record, &failure.why);
+        }
+        self.note(step::DATASTORE, What::Begun, None)?;
+        let passed = self.machine.path(PASSED);
+        fs::write(&passed, begin.elapsed().as_secs_f64().to_string()).map_err(failed("writing", passed))?;
+        self.let_go()?;
+        Ok(Came::IsWell)
+    }
+
     /// Run once after every boot: learns from the imager what was done, tries the new OS, commits it or rolls it back.
     pub fn trial(&self) -> Result<Came> {
         self.wait_for_place();
-        let status = self.status()?;
-        let Some((record, state)) = status.upgrade.zip(status.state) else { return Ok(Came::Nothing) };
-        let state = match state {
-            State::Entering | State::RollingBack => self.learn(&record, state)?,
-            state => state,
-        };
+        let Some((record, state)) = self.learned()? else { return Ok(Came::Nothing) };
         match state {
             State::OnTrial => self.try_it(&record),
             State::Passed => Ok(Came::Passed),
-            State::RolledBack | State::Failed if status.state != Some(state) => {
-                self.after(&record, Moment::RolledBack);
-                self.after(&record, Moment::Undrain);
-                Ok(Came::OldOs)
-            }
+            State::Asked => Ok(Came::Asked),
+            State::RolledBack | State::Failed if self.come_back(&record)? => Ok(Came::OldOs),
             _ => Ok(Came::Nothing),
+        }
+    }
+
+    /// Waits for the data disk, if one is to be mounted: whoever starts the gate need not know where the place is.
+    fn wait_for_mount(&self) {
+        if units::is_mount_expected(&self.machine, self.place.directory()) {
+            self.wait_for_place();
         }
     }
 
@@ -72,87 +117,112 @@ impl Node {
 
     /// Keeps the new OS, and gives up the way back.
     pub fn commit(&self) -> Result<()> {
-        let (record, _) = self.under_way(&[State::OnTrial, State::Passed, State::Stuck], "commit")?;
-        self.keep(&record)
+        let wanted = [State::OnTrial, State::Passed, State::Asked, State::Stuck];
+        let (record, _) = self.under_way(&wanted, "commit")?;
+        self.keep(&record)?;
+        if self.machine.path(HELD).exists() {
+            self.let_go()?;
+            let end = Instant::now() + self.deadline();
+            for unit in &self.config.trial.units {
+                systemctl(&["start", unit], end).map_err(|failure| Error::Refused(failure.why))?;
+            }
+        }
+        Ok(())
     }
 
     /// Calls the old OS back. When this returns, the OS is going down.
     pub fn roll_back(&self) -> Result<()> {
-        let (record, _) = self.under_way(&[State::OnTrial, State::Passed, State::Stuck], "roll back")?;
+        let wanted = [State::OnTrial, State::Passed, State::Asked, State::Stuck];
+        let (record, _) = self.under_way(&wanted, "roll back")?;
         self.call_back(&record, "asked for")
     }
 
-    /// What the imager says that it has done.
-    fn learn(&self, record: &Record, state: State) -> Result<State> {
-        let ending = self.ending()?.filter(|ending| ending.upgrade == record.id);
-        let left = self.journal()?;
-        let left = left.last(if state == State::Entering { step::ENTER } else { step::ROLL_BACK });
-        let left = left.filter(|entry| entry.what == What::Done).and_then(|entry| entry.text.clone());
-        // Still in the boot that was to end, on the way down.
-        if left.is_some() && left == self.machine.boot_id() {
-            return Ok(state);
-        }
-        let (step, what, text) = match ending {
-            Some(Ending { done: true, task: Task::Flash, flash, seconds, kept, left_out, .. })
-                if state == State::Entering =>
-            {
-                let written = flash.map_or(0, |report| report.bytes.written + report.bytes.zeroed);
-                let flashed = format!("{} MiB in {seconds:.1} s", written >> 20);
-                let kept = (!kept.is_empty()).then(|| format!("kept of the old root: {}", kept.join(" ")));
-                let left_out = left_out.iter().map(|why| format!("not kept: {why}"));
-                let lines: Vec<_> = std::iter::once(flashed).chain(kept).chain(left_out).collect();
-                (step::FLASH, What::Done, Some(lines.join("\n")))
-            }
-            // The imager could not finish, and put the old disk back by itself; or was asked to.
-            Some(Ending { done: true, task: Task::Undo, seconds, .. }) => {
-                (step::UNDO, What::Done, Some(format!("in {seconds:.1} s")))
-            }
-            ending => {
-                let step = if state == State::Entering { step::FLASH } else { step::UNDO };
-                let silent =
-                    || Some("the imager has left no word: it was not entered, or did not come to its end".into());
-                (step, What::Failed, ending.and_then(|ending| ending.why).or_else(silent))
-            }
-        };
-        self.note(step, what, text)?;
-        // A boot entry outlives the restart on the disk that holds it, and an undo brings it back. It is not booked any
-        // more; but it holds the job.
-        if let Err(error) = entrance::disarm() {
-            tracing::warn!(%error, "what led into the imager is not booked, and could not be taken away");
-        }
-        Ok(self.status()?.state.unwrap_or(state))
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(self.config.trial.deadline_seconds)
     }
 
-    fn ending(&self) -> Result<Option<Ending>> {
-        let path = self.place.ending();
-        let failed = |source| Error::File { doing: "reading", path: self.place.ending(), source };
-        match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| failed(error.into())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed(error)),
+    /// Keeps the datastore's units from starting.
+    fn hold(&self) -> Result<()> {
+        let held = self.machine.path(HELD);
+        let made = held.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&held, ""));
+        made.map_err(failed("writing", held))
+    }
+
+    fn let_go(&self) -> Result<()> {
+        let held = self.machine.path(HELD);
+        fs::remove_file(&held).map_err(failed("removing", held))
+    }
+
+    /// Whether a datastore's files may have changed since the new OS came.
+    fn has_datastore_started(&self) -> Result<bool> {
+        Ok(self.journal()?.last(step::DATASTORE).is_some())
+    }
+
+    /// The first phase: the OS, its datastore still stopped.
+    fn judge_system(&self, record: &Record, end: Instant) -> Result<(), Failure> {
+        let cannot = |doing: &str, error: &Error| Failure::last(format!("{doing}: {}", chain(error)));
+        let root = Target::below(std::path::Path::new("/"));
+        let root = root.map_err(|error| cannot("looking for the root disk", &error.into()))?;
+        loop {
+            let now = Surroundings::look(&root).map_err(|error| cannot("looking around", &error))?;
+            let mut missing = record.surroundings.missing(&now, &self.config.trial.compare);
+            missing.extend(units::inactive(&self.config.trial.system_units)?);
+            if missing.is_empty() {
+                break;
+            }
+            if Instant::now() >= end {
+                return Err(Failure::last(missing.join("; ")));
+            }
+            thread::sleep(PAUSE);
         }
+        let Surroundings { mounts, disks, addresses } = &record.surroundings;
+        let (mounts, disks, addresses) = (mounts.len(), disks.len(), addresses.len());
+        let said = format!("{mounts} mounts, {disks} data disks and {addresses} addresses are as they were");
+        self.note(step::SYSTEM, What::Done, Some(said)).map_err(|error| cannot("noting that the OS is well", &error))
     }
 
     fn try_it(&self, record: &Record) -> Result<Came> {
-        let end = Instant::now() + Duration::from_secs(self.config.trial.deadline_seconds);
-        self.note(step::TRIAL, What::Begun, None)?;
-        match self.judge(record, end) {
+        let passed = fs::read_to_string(self.machine.path(PASSED)).ok();
+        let spent = passed.as_ref().map(|text| text.trim().parse().unwrap_or(0.0));
+        let end = Instant::now() + self.deadline().saturating_sub(Duration::from_secs_f64(spent.unwrap_or(0.0)));
+        let judged = if spent.is_some() {
+            self.judge_datastore(record, end)
+        } else {
+            // Nobody was held: what starts with the system has started.
+            self.note(step::TRIAL, What::Begun, None)?;
+            self.note(step::DATASTORE, What::Begun, None)?;
+            self.judge_system(record, end).and_then(|()| self.judge_datastore(record, end))
+        };
+        match judged {
             Ok(said) => {
                 self.note(step::TRIAL, What::Done, Some(said))?;
                 self.note_outage()?;
             }
-            Err(failure) => {
-                self.note(step::TRIAL, What::Failed, Some(failure.why.clone()))?;
-                failures::note(&self.place.failures(), &record.manifest)?;
-                self.call_back(record, &failure.why)?;
-                return Ok(Came::RollingBack);
-            }
+            Err(failure) => return self.fail(record, &failure.why),
         }
         if !self.config.trial.commit {
             return Ok(Came::Passed);
         }
         self.keep(record)?;
         Ok(Came::Committed)
+    }
+
+    /// The new OS is not well. Where its datastore may have changed files for good, the old OS would not read them: that is
+    /// for a person.
+    fn fail(&self, record: &Record, why: &str) -> Result<Came> {
+        self.note(step::TRIAL, What::Failed, Some(why.into()))?;
+        failures::note(&self.place.failures(), &record.manifest)?;
+        if self.has_datastore_started()? && !record.one_way.is_empty() {
+            let asked = format!(
+                "the datastore has started on the new OS and may have changed its files so that the old one cannot read \
+                 them, for nobody has declared that it can ([[compatible]] in node.toml): {}",
+                record.one_way.join(", ")
+            );
+            self.note(step::ASK, What::Noted, Some(asked))?;
+            return Ok(Came::Asked);
+        }
+        self.call_back(record, why)?;
+        Ok(Came::RollingBack)
     }
 
     /// Says how long the node was away, where all moments are known.
@@ -178,18 +248,21 @@ impl Node {
         self.note(step::OUTAGE, What::Noted, Some(outage.to_string()))
     }
 
-    /// First the OS with the datastore stopped, then the datastore.
-    fn judge(&self, record: &Record, end: Instant) -> Result<String, Failure> {
-        let told = Told { moment: Moment::Trial, upgrade: &record.id, image: &record.image };
+    /// The second phase: the datastore, with its caches warm.
+    fn judge_datastore(&self, record: &Record, end: Instant) -> Result<String, Failure> {
+        let loading = Loading::begin(self);
         for unit in &self.config.trial.units {
             systemctl(&["start", unit], end)?;
         }
         for port in &self.config.trial.ports {
             wait_for_port(*port, end)?;
         }
-        let said = hooks::run(&self.config.hooks, &told, end)?;
         let (units, ports) = (self.config.trial.units.len(), self.config.trial.ports.len());
-        Ok(format!("{units} units are up, {ports} ports answer\n{said}"))
+        let warm = loading.finish();
+        let told = Told { moment: Moment::Trial, upgrade: &record.id, image: &record.image };
+        let said = hooks::run(&self.config.hooks, &told, end)?;
+        let lines = [Some(format!("{units} units are up, {ports} ports answer")), warm, Some(said)];
+        Ok(lines.into_iter().flatten().filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n"))
     }
 
     fn keep(&self, record: &Record) -> Result<()> {
@@ -229,7 +302,7 @@ impl Node {
     }
 
     /// Runs hooks whose answer changes nothing any more; it is noted.
-    fn after(&self, record: &Record, moment: Moment) {
+    pub(crate) fn after(&self, record: &Record, moment: Moment) {
         let told = Told { moment, upgrade: &record.id, image: &record.image };
         let (what, text) = match hooks::run(&self.config.hooks, &told, Instant::now() + hooks::LIMIT) {
             Ok(said) if said.is_empty() => return,
@@ -242,51 +315,6 @@ impl Node {
     }
 }
 
-fn systemctl(arguments: &[&str], end: Instant) -> Result<(), Failure> {
-    let command = format!("systemctl {}", arguments.join(" "));
-    let mut child = Command::new("systemctl")
-        .args(arguments)
-        .stdin(Stdio::null())
-        .spawn()
-        .map_err(|error| Failure::last(format!("running {command}: {error}")))?;
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) if status.success() => return Ok(()),
-            Ok(Some(status)) => return Err(Failure::last(format!("{command}: {status}"))),
-            Ok(None) if Instant::now() < end => thread::sleep(PAUSE),
-            Ok(None) => {
-                let _ = child.kill().and_then(|()| child.wait());
-                return Err(Failure::last(format!("{command} did not end in time")));
-            }
-            Err(error) => return Err(Failure::last(format!("waiting for {command}: {error}"))),
-        }
-    }
-}
-
-fn wait_for_port(port: u16, end: Instant) -> Result<(), Failure> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    loop {
-        match TcpStream::connect_timeout(&address, Duration::from_secs(2)) {
-            Ok(_) => return Ok(()),
-            Err(_) if Instant::now() < end => thread::sleep(PAUSE),
-            Err(error) => return Err(Failure::last(format!("port {port} does not answer: {error}"))),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::*;
-
-    #[test]
-    fn a_port_that_answers_is_found_and_one_that_does_not_is_named() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        wait_for_port(port, Instant::now()).unwrap();
-        drop(listener);
-        let failure = wait_for_port(port, Instant::now()).unwrap_err();
-        assert!(failure.why.contains(&format!("port {port} does not answer")), "{failure}");
-    }
+fn failed(doing: &'static str, path: PathBuf) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::File { doing, path, source }
 }

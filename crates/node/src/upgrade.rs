@@ -21,7 +21,8 @@ use crate::preflight::{self, Depth};
 use crate::record::{FORMAT, Record};
 use crate::staging::Staging;
 use crate::state::{State, step};
-use crate::{enter, environment, failures, identity};
+use crate::surroundings::Surroundings;
+use crate::{caches, enter, environment, failures, identity};
 
 /// What the steps of an upgrade share.
 struct Under {
@@ -42,6 +43,12 @@ impl Under {
 }
 
 impl Under {
+    /// What the new OS will be asked for.
+    fn look_around(&mut self) -> Result<()> {
+        self.record.surroundings = Surroundings::look(&self.target)?;
+        self.record.write(&self.node.place.record())
+    }
+
     fn given(&self) -> Result<enter::Given> {
         let (place, environment) = (&self.node.place, environment::here());
         environment::remember(&environment, &place.environment())?;
@@ -83,6 +90,7 @@ impl Node {
             refresh_step(false),
             // Before traffic goes: it takes its time, and may write to the root disk.
             Step::new(step::BUILD, |under: &mut Under, _| {
+                under.look_around().map_err(last)?;
                 let given = under.given().map_err(last)?;
                 under.entrance.build(&given).map_err(last)?;
                 under.entrance.seen().map(Some).map_err(Failure::last)
@@ -90,6 +98,7 @@ impl Node {
             .probed(|_| false)
             .reverted(|_| entrance::disarm().map_err(last)),
             hook_step(step::DRAIN, Moment::Drain).reverted(undrain),
+            Step::new(step::WARMTH, |under: &mut Under, _| Ok(caches::keep(&under.node))).probed(|_| false),
             hook_step(step::QUIESCE, Moment::Quiesce),
             refresh_step(true),
             Step::new(step::ARM, |under: &mut Under, _| {
@@ -152,6 +161,8 @@ impl Node {
         let begun = Timestamp::now();
         let record = Record {
             trace: None,
+            surroundings: Surroundings::default(),
+            one_way: self.one_way(opened),
             format: FORMAT,
             id: begun.strftime("%Y%m%dT%H%M%SZ").to_string(),
             begun,

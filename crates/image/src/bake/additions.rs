@@ -10,8 +10,9 @@ use super::tree::{Content, Kind, Node, Tree};
 
 const UNIT: &str = "\
 [Unit]
-Description=Keepstate: tells whether this image is well
-After=network.target
+Description=Keepstate: tells whether this image and its datastore are well
+After=network.target keepstate-gate.service
+Wants=keepstate-gate.service
 
 [Service]
 Type=exec
@@ -20,6 +21,19 @@ ExecStart=/usr/bin/keepstate node trial
 [Install]
 WantedBy=multi-user.target
 ";
+/// The datastore's units wait for it, where the generator says so.
+const GATE: &str = "\
+[Unit]
+Description=Keepstate: tells whether this image is well, before its datastore starts
+After=local-fs.target network.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/bin/keepstate node gate
+";
+const GATE_PATH: &str = "etc/systemd/system/keepstate-gate.service";
+const GENERATOR_PATH: &str = "etc/systemd/system-generators/keepstate-generator";
 const UNIT_PATH: &str = "etc/systemd/system/keepstate-agent.service";
 const WANTS_PATH: &str = "etc/systemd/system/multi-user.target.wants/keepstate-agent.service";
 const MENU_PATH: &str = "boot/grub/grub.cfg";
@@ -88,8 +102,12 @@ impl Additions<'_> {
         self.file("usr/bin/keepstate", Node { kind, ..Node::directory(0o755, self.epoch) })?;
         self.directory(Path::new("etc/keepstate"))?;
         self.file(UNIT_PATH, Node::file(UNIT.as_bytes(), 0o644, self.epoch))?;
-        let target = Kind::Symlink(format!("/{UNIT_PATH}").into_bytes());
-        self.file(WANTS_PATH, Node { kind: target, ..Node::directory(0o777, self.epoch) })
+        self.file(GATE_PATH, Node::file(GATE.as_bytes(), 0o644, self.epoch))?;
+        for (path, to) in [(WANTS_PATH, UNIT_PATH), (GENERATOR_PATH, "usr/bin/keepstate")] {
+            let kind = Kind::Symlink(format!("/{to}").into_bytes());
+            self.file(path, Node { kind, ..Node::directory(0o777, self.epoch) })?;
+        }
+        Ok(())
     }
 
     /// What the OS calls itself.

@@ -55,7 +55,9 @@ enum Command {
     Abort,
     /// Compare the root disk with its image, and say which files differ; change nothing
     Verify(Verify),
-    /// Learn what the imager did, and try the new OS: run once after every boot
+    /// Learn what the imager did, and look whether the new OS is well: run in every boot before the datastore starts
+    Gate,
+    /// Try the new OS with its datastore: run once after every boot
     Trial,
 }
 
@@ -149,7 +151,7 @@ impl flash::Watch for Shown {
 }
 
 pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
-    if matches!(args.command, Command::Trial) && !args.config.exists() {
+    if matches!(args.command, Command::Gate | Command::Trial) && !args.config.exists() {
         // An image may carry the agent and be booted where nobody wants it.
         output.note(&format!("this node is not configured: there is no {}", args.config.display()));
         return Ok(());
@@ -188,18 +190,22 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
             status(&node, output)
         }
         Command::Verify(verify) => self::verify::run(&node, verify, output),
-        Command::Trial => {
-            let came = match node.trial()? {
-                Came::Nothing => "nothing waits for a trial",
-                Came::Passed => "the new OS has passed its trial; `keepstate node commit` keeps it",
-                Came::Committed => "the new OS is committed",
-                Came::RollingBack => "the new OS failed its trial: the old one is called back",
-                Came::OldOs => "the old OS is back",
-            };
-            output.note(came);
-            status(&node, output)
-        }
+        Command::Gate => came(node.gate()?, &node, output),
+        Command::Trial => came(node.trial()?, &node, output),
     }
+}
+
+fn came(came: Came, node: &Node, output: &Output) -> Result<()> {
+    output.note(match came {
+        Came::Nothing => "nothing waits for a trial",
+        Came::IsWell => "the new OS is well: its datastore may start",
+        Came::Passed => "the new OS has passed its trial; `keepstate node commit` keeps it",
+        Came::Committed => "the new OS is committed",
+        Came::RollingBack => "the new OS failed its trial: the old one is called back",
+        Came::Asked => "a person has to say what becomes of the new OS",
+        Came::OldOs => "the old OS is back",
+    });
+    status(node, output)
 }
 
 fn preflight(node: &Node, opened: &Opened, output: &Output) -> Result<()> {

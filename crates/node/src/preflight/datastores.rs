@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Facts, Verdict, fine, refused, warning};
+use crate::config::Pair;
 
 /// How much of a version two of them must share for their files on disk to be the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -312,6 +313,45 @@ struct Change {
     to: String,
 }
 
+impl Change {
+    fn is_declared(&self, pairs: &[Pair]) -> bool {
+        let is_it = |pair: &Pair| pair.from == self.from && self.to.split(", ").any(|to| pair.to == to);
+        pairs.iter().any(|pair| pair.datastore == self.datastore.name && is_it(pair))
+    }
+
+    /// Whether the old version is declared to read what the new one has written.
+    fn is_declared_back(&self, pairs: &[Pair]) -> bool {
+        let is_it = |pair: &Pair, to: &str| pair.from == to && pair.to == self.from;
+        let has = |to| pairs.iter().any(|pair| pair.datastore == self.datastore.name && is_it(pair, to));
+        self.to.split(", ").all(has)
+    }
+}
+
+/// Formats that `theirs` lack of those that `ours` have.
+fn changes(ours: &BTreeMap<String, String>, theirs: &BTreeMap<String, String>) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for datastore in &ALL {
+        let there = datastore.formats(theirs);
+        for from in datastore.formats(ours).difference(&there) {
+            let to = there.iter().cloned().collect::<Vec<_>>().join(", ");
+            changes.push(Change { datastore, from: from.clone(), to: if to.is_empty() { "none".into() } else { to } });
+        }
+    }
+    changes
+}
+
+/// Datastores that may change their files for good once they have started in the image: each with its versions. Whoever is
+/// declared to go back as well is none of them, nor who does not start there at all.
+pub(crate) fn one_way(
+    ours: &BTreeMap<String, String>,
+    theirs: &BTreeMap<String, String>,
+    pairs: &[Pair],
+) -> Vec<String> {
+    let changes = changes(ours, theirs).into_iter();
+    let for_good = changes.filter(|change| change.to != "none" && !change.is_declared_back(pairs));
+    for_good.map(|change| format!("{} {} to {}", change.datastore.name, change.from, change.to)).collect()
+}
+
 /// Every format that the node has has to be there in the image.
 pub(super) fn check(facts: &Facts<'_>) -> Verdict {
     let Some(ours) = &facts.packages else {
@@ -334,22 +374,8 @@ pub(super) fn check(facts: &Facts<'_>) -> Verdict {
     let Some(image) = facts.manifest.facts.as_ref().filter(|image| !image.packages.is_empty()) else {
         return refused("the image's packages are not known", "use an image whose packages are dpkg's").listing(names);
     };
-    let mut changes = Vec::new();
-    for (datastore, formats) in &here {
-        let theirs = datastore.formats(&image.packages);
-        for from in formats.difference(&theirs) {
-            let to = theirs.iter().cloned().collect::<Vec<_>>().join(", ");
-            changes.push(Change { datastore, from: from.clone(), to: if to.is_empty() { "none".into() } else { to } });
-        }
-    }
-    let declared = |change: &Change| {
-        facts.compatible.iter().any(|pair| {
-            pair.datastore == change.datastore.name
-                && pair.from == change.from
-                && change.to.split(", ").any(|to| pair.to == to)
-        })
-    };
-    let undeclared: Vec<_> = changes.iter().filter(|change| !declared(change)).collect();
+    let changes = changes(ours, &image.packages);
+    let undeclared: Vec<_> = changes.iter().filter(|change| !change.is_declared(facts.compatible)).collect();
     let Some(first) = undeclared.first() else {
         let declared =
             changes.iter().map(|change| format!("{} {} to {}", change.datastore.name, change.from, change.to));

@@ -82,6 +82,13 @@ impl Node {
         })
     }
 
+    /// Datastores that may change their files for good once they have started in the image.
+    pub(crate) fn one_way(&self, opened: &Opened) -> Vec<String> {
+        let (ours, facts) = (packages(&self.machine).unwrap_or_default(), &opened.image.manifest().facts);
+        let theirs = facts.as_ref().map(|facts| facts.packages.clone()).unwrap_or_default();
+        super::datastores::one_way(&ours, &theirs, &self.config.compatible)
+    }
+
     fn place_on_root_disk(&self, root: &Result<Target, String>) -> Result<bool, String> {
         // Where it is not there yet, it will be made where its parent is.
         let place = self.place.directory();

@@ -1,0 +1,187 @@
+//! After a restart: what the imager says that it did, and what has to be done when the old OS is back.
+
+use std::fs;
+
+use imager::job::Task;
+use imager::untouched::Outcome;
+use imager::worker::Ending;
+use steps::{Journal, What};
+
+use crate::caches::Loading;
+use crate::entrance;
+use crate::error::{Error, Result};
+use crate::hooks::Moment;
+use crate::node::Node;
+use crate::record::Record;
+use crate::state::{State, step};
+
+/// Where the OS that comes finds what the imager said.
+const LOG: &str = "/var/log/keepstate/imager.log";
+
+impl Node {
+    /// The upgrade and where it stands, once the imager's word is in the journal; nothing, if there never was one.
+    pub(crate) fn learned(&self) -> Result<Option<(Record, State)>> {
+        let status = self.status()?;
+        let Some((record, state)) = status.upgrade.zip(status.state) else { return Ok(None) };
+        let state = match state {
+            State::Entering | State::RollingBack => self.learn(&record, state)?,
+            state => state,
+        };
+        Ok(Some((record, state)))
+    }
+
+    /// What the imager says that it has done.
+    fn learn(&self, record: &Record, state: State) -> Result<State> {
+        let ending = self.ending()?.filter(|ending| ending.upgrade == record.id);
+        let left = self.journal()?;
+        let left = left.last(if state == State::Entering { step::ENTER } else { step::ROLL_BACK });
+        let left = left.filter(|entry| entry.what == What::Done).and_then(|entry| entry.text.clone());
+        // Still in the boot that was to end, on the way down.
+        if left.is_some() && left == self.machine.boot_id() {
+            return Ok(state);
+        }
+        let (step, what, text) = verdict(ending.as_ref(), state);
+        self.note(step, what, Some(text))?;
+        if let Some(changed) = ending.as_ref().and_then(changed_data).filter(|_| step == step::FLASH) {
+            self.note(step::ASK, What::Noted, Some(changed))?;
+        }
+        self.carry_log();
+        // A boot entry outlives the restart on the disk that holds it, and an undo brings it back. It is not booked any
+        // more; but it holds the job.
+        if let Err(error) = entrance::disarm() {
+            tracing::warn!(%error, "what led into the imager is not booked, and could not be taken away");
+        }
+        Ok(self.status()?.state.unwrap_or(state))
+    }
+
+    /// What the imager left, if it left anything.
+    pub(crate) fn ending(&self) -> Result<Option<Ending>> {
+        let path = self.place.ending();
+        let failed = |source| Error::File { doing: "reading", path: self.place.ending(), source };
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| failed(error.into())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// The imager's log goes where people look for logs. It stays in the place, too.
+    fn carry_log(&self) {
+        let path = self.machine.path(LOG);
+        let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
+        if let Err(error) = folder.and_then(|()| fs::copy(self.place.imager_log(), &path)) {
+            tracing::warn!(%error, "the imager's log is not in {LOG}, but only in the place");
+        }
+    }
+
+    /// Does, once, what has to be done when the old OS is back: its caches, and the hooks. Whether there was anything.
+    pub(crate) fn come_back(&self, record: &Record) -> Result<bool> {
+        let journal = self.journal()?;
+        let is_return =
+            |step: &str, what| matches!((step, what), (step::UNDO, What::Done) | (step::FLASH, What::Failed));
+        let since = journal.entries().iter().rposition(|entry| is_return(&entry.step, entry.what));
+        let is_dealt_with = |since: usize| journal.entries()[since..].iter().any(|entry| entry.step == step::BACK);
+        if since.is_none_or(is_dealt_with) {
+            return Ok(false);
+        }
+        let warm = Loading::begin(self).finish();
+        self.after(record, Moment::RolledBack);
+        self.after(record, Moment::Undrain);
+        self.note(step::BACK, What::Done, warm)?;
+        Ok(true)
+    }
+}
+
+/// What goes into the journal for an ending, or for none.
+fn verdict(ending: Option<&Ending>, state: State) -> (&'static str, What, String) {
+    let (step, what, first) = match ending {
+        Some(Ending { done: true, task: Task::Flash, flash, seconds, kept, left_out, .. })
+            if state == State::Entering =>
+        {
+            let written = flash.as_ref().map_or(0, |report| report.bytes.written + report.bytes.zeroed);
+            let flashed = format!("{} MiB in {seconds:.1} s", written >> 20);
+            let kept = (!kept.is_empty()).then(|| format!("kept of the old root: {}", kept.join(" ")));
+            let left_out = left_out.iter().map(|why| format!("not kept: {why}"));
+            let lines: Vec<_> = std::iter::once(flashed).chain(kept).chain(left_out).collect();
+            (step::FLASH, What::Done, lines.join("\n"))
+        }
+        // The imager could not finish, and put the old disk back by itself; or was asked to.
+        Some(Ending { done: true, task: Task::Undo, seconds, .. }) => {
+            (step::UNDO, What::Done, format!("in {seconds:.1} s"))
+        }
+        ending => {
+            let step = if state == State::Entering { step::FLASH } else { step::UNDO };
+            let silent = "the imager has left no word: it was not entered, or did not come to its end";
+            let why = ending.and_then(|ending| ending.why.clone());
+            (step, What::Failed, why.unwrap_or_else(|| silent.into()))
+        }
+    };
+    let disks = ending.into_iter().flat_map(|ending| &ending.data_disks).map(ToString::to_string);
+    (step, what, std::iter::once(first).chain(disks).collect::<Vec<_>>().join("\n"))
+}
+
+/// Data disks that are not as they were, in a sentence for who has to decide.
+fn changed_data(ending: &Ending) -> Option<String> {
+    let changed = ending.data_disks.iter().filter(|disk| matches!(disk.outcome, Outcome::Changed { .. }));
+    let changed: Vec<_> = changed.map(ToString::to_string).collect();
+    let what = "something else than keepstate wrote to it in the imager: look at the data before its datastore starts";
+    (!changed.is_empty()).then(|| format!("{}; {what}", changed.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use imager::untouched::DataDisk;
+
+    use super::*;
+
+    fn ending(task: Task, done: bool) -> Ending {
+        let disk = |path: &str, outcome| DataDisk { path: path.into(), disk: "serial=1".into(), outcome };
+        Ending {
+            format: 1,
+            upgrade: "7".into(),
+            task,
+            done,
+            why: (!done).then(|| "the store is gone".into()),
+            seconds: 1.5,
+            entered: 0.0,
+            ended: 0.0,
+            flash: None,
+            undo: None,
+            kept: vec!["/etc/machine-id".into()],
+            left_out: Vec::new(),
+            data_disks: vec![disk("/dev/vdb", Outcome::Untouched { edges: 4, counted: true })],
+        }
+    }
+
+    #[test]
+    fn every_ending_is_said_in_the_journal() {
+        let (step, what, text) = verdict(Some(&ending(Task::Flash, true)), State::Entering);
+        assert_eq!((step, what), (step::FLASH, What::Done));
+        assert!(text.contains("kept of the old root: /etc/machine-id"), "{text}");
+        assert!(text.contains("/dev/vdb (serial=1) untouched"), "{text}");
+        let (step, what, text) = verdict(Some(&ending(Task::Flash, false)), State::Entering);
+        assert_eq!((step, what), (step::FLASH, What::Failed));
+        assert!(text.starts_with("the store is gone\n"), "{text}");
+        assert_eq!(verdict(Some(&ending(Task::Undo, true)), State::Entering).0, step::UNDO, "it put the old disk back");
+        assert_eq!(verdict(Some(&ending(Task::Undo, true)), State::RollingBack).1, What::Done);
+        assert_eq!(verdict(Some(&ending(Task::Undo, false)), State::RollingBack).0, step::UNDO);
+    }
+
+    #[test]
+    fn an_imager_that_left_no_word_has_failed() {
+        for (state, wanted) in [(State::Entering, step::FLASH), (State::RollingBack, step::UNDO)] {
+            let (step, what, text) = verdict(None, state);
+            assert_eq!((step, what), (wanted, What::Failed));
+            assert!(text.contains("no word"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_data_disk_that_was_written_is_for_a_person() {
+        let mut ending = ending(Task::Flash, true);
+        assert_eq!(changed_data(&ending), None);
+        ending.data_disks[0].outcome = Outcome::Changed { how: vec!["it counts 8 sectors as written".into()] };
+        let asked = changed_data(&ending).unwrap();
+        assert!(asked.contains("/dev/vdb") && asked.contains("8 sectors") && asked.contains("before its datastore"));
+    }
+}

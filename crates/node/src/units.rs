@@ -1,0 +1,142 @@
+//! What the trial asks of systemd and of ports.
+
+use std::fmt::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use steps::Failure;
+
+use crate::machine::Machine;
+
+/// Between two looks at what is not ready yet.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Where units stand, those of people and those that others have generated.
+const FOLDERS: [&str; 5] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/run/systemd/generator",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+/// Runs systemctl, until `end` at most.
+pub(crate) fn systemctl(arguments: &[&str], end: Instant) -> Result<(), Failure> {
+    let command = format!("systemctl {}", arguments.join(" "));
+    let mut child = Command::new("systemctl")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .spawn()
+        .map_err(|error| Failure::last(format!("running {command}: {error}")))?;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(()),
+            Ok(Some(status)) => return Err(Failure::last(format!("{command}: {status}"))),
+            Ok(None) if Instant::now() < end => thread::sleep(PAUSE),
+            Ok(None) => {
+                let _ = child.kill().and_then(|()| child.wait());
+                return Err(Failure::last(format!("{command} did not end in time")));
+            }
+            Err(error) => return Err(Failure::last(format!("waiting for {command}: {error}"))),
+        }
+    }
+}
+
+/// Which of these units are not active, each in a few words.
+pub(crate) fn inactive(units: &[String]) -> Result<Vec<String>, Failure> {
+    if units.is_empty() {
+        return Ok(Vec::new());
+    }
+    let output = Command::new("systemctl").arg("is-active").args(units).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| Failure::last(format!("running systemctl is-active: {error}")))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut states = said.lines().chain(std::iter::repeat("unknown"));
+    let of = |unit: &String| (unit.clone(), states.next().unwrap_or_default().to_owned());
+    let states: Vec<_> = units.iter().map(of).collect();
+    Ok(states
+        .into_iter()
+        .filter(|(_, state)| state != "active")
+        .map(|(unit, state)| format!("{unit} is {state}"))
+        .collect())
+}
+
+/// Waits until somebody listens at a port of this node.
+pub(crate) fn wait_for_port(port: u16, end: Instant) -> Result<(), Failure> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    loop {
+        match TcpStream::connect_timeout(&address, Duration::from_secs(2)) {
+            Ok(_) => return Ok(()),
+            Err(_) if Instant::now() < end => thread::sleep(PAUSE),
+            Err(error) => return Err(Failure::last(format!("port {port} does not answer: {error}"))),
+        }
+    }
+}
+
+/// Whether something that is not there yet is to be mounted above `path`.
+pub(crate) fn is_mount_expected(machine: &Machine, path: &Path) -> bool {
+    if machine.path(path).exists() {
+        return false;
+    }
+    let above = path.ancestors().filter(|above| above.parent().is_some());
+    let mut units = above.map(mount_unit);
+    units.any(|unit| FOLDERS.iter().any(|folder| machine.path(folder).join(&unit).exists()))
+}
+
+/// The name of the unit that mounts something at `path` (`systemd-escape --path`).
+fn mount_unit(path: &Path) -> String {
+    let parts = path.as_os_str().as_bytes().split(|byte| *byte == b'/').filter(|part| !part.is_empty());
+    let mut name = String::new();
+    for byte in parts.collect::<Vec<_>>().join(&b'/') {
+        match byte {
+            b'/' => name.push('-'),
+            b'.' if name.is_empty() => name.push_str("\\x2e"),
+            byte if byte.is_ascii_alphanumeric() || b":_.".contains(&byte) => name.push(char::from(byte)),
+            byte => {
+                // Writing to a string cannot fail.
+                let _ = write!(name, "\\x{byte:02x}");
+            }
+        }
+    }
+    name + ".mount"
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_port_that_answers_is_found_and_one_that_does_not_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        wait_for_port(port, Instant::now()).unwrap();
+        drop(listener);
+        let failure = wait_for_port(port, Instant::now()).unwrap_err();
+        assert!(failure.why.contains(&format!("port {port} does not answer")), "{failure}");
+    }
+
+    #[test]
+    fn a_mount_is_known_by_the_name_of_its_unit() {
+        assert_eq!(mount_unit(Path::new("/data")), "data.mount");
+        assert_eq!(mount_unit(Path::new("/srv/my-data/a b")), "srv-my\\x2ddata-a\\x20b.mount");
+        assert_eq!(mount_unit(Path::new("/.hidden/x.y")), "\\x2ehidden-x.y.mount");
+    }
+
+    #[test]
+    fn a_place_that_is_not_there_is_waited_for_only_where_something_is_to_be_mounted() {
+        let folder = tempfile::tempdir().unwrap();
+        let machine = Machine::below(folder.path());
+        let place = Path::new("/data/keepstate");
+        assert!(!is_mount_expected(&machine, place), "this node was never upgraded");
+        fs::create_dir_all(machine.path("/run/systemd/generator")).unwrap();
+        fs::write(machine.path("/run/systemd/generator/data.mount"), "").unwrap();
+        assert!(is_mount_expected(&machine, place));
+        fs::create_dir_all(machine.path(place)).unwrap();
+        assert!(!is_mount_expected(&machine, place), "it is there");
+    }
+}
