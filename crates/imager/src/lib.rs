@@ -13,6 +13,7 @@
 
 pub mod console;
 pub mod exit;
+pub mod files;
 pub mod identity;
 pub mod init;
 pub mod job;

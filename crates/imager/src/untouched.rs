@@ -1,8 +1,8 @@
 //! Proof that the data disks were left alone: what stands at their edges, and how much they count as written, before the
 //! first write to the root disk and after the last.
 //!
-//! Not across the boots: whoever mounts a filesystem writes to it. What the job has mounted is left out for the same
-//! reason; the rest of that disk is not.
+//! Not across the boots: whoever mounts a filesystem writes to it. Of what the job has mounted the files are proved instead,
+//! all but those in the directory that the user gave.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +17,8 @@ use flash::target::{Target, filesystem_device};
 use serde::{Deserialize, Serialize};
 use sys::disk::Caching;
 
-use crate::job::Job;
+use crate::files::Files;
+use crate::job::{Job, Mount};
 use crate::worker::chain;
 
 /// Name of the file in [`crate::RUN`] with what an earlier worker has seen: its own writes count, too.
@@ -34,6 +35,9 @@ struct Seen {
     path: String,
     /// Its edges, or why they could not be read.
     edges: Result<Fingerprint, String>,
+    /// The files of what the job has mounted there, or why they could not be looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    files: Option<Result<Files, String>>,
     /// Sectors written by then. Nothing where the disk does not count, or we ourselves write there.
     sectors: Option<u64>,
 }
@@ -58,6 +62,8 @@ pub enum Outcome {
     Untouched {
         /// How many of its edges were compared.
         edges: usize,
+        /// How many files of what the job has mounted there were compared.
+        files: u64,
         /// Whether the disk itself counts nothing as written.
         counted: bool,
     },
@@ -77,10 +83,13 @@ impl fmt::Display for DataDisk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "data disk {} ({}) ", self.path, self.disk)?;
         match &self.outcome {
-            Outcome::Untouched { edges, counted: true } => {
-                write!(f, "untouched: {edges} edges are equal, and it counts nothing as written")
+            Outcome::Untouched { edges, files, counted } => {
+                let edges = (*edges > 0).then(|| format!("{edges} edges are equal"));
+                let files = (*files > 0).then(|| format!("all {files} files outside the place are as they were"));
+                let counted = counted.then(|| "it counts nothing as written".to_owned());
+                let said: Vec<_> = [edges, files, counted].into_iter().flatten().collect();
+                write!(f, "untouched: {}", said.join(", "))
             }
-            Outcome::Untouched { edges, counted: false } => write!(f, "untouched: {edges} edges are equal"),
             Outcome::Changed { how } => write!(f, "CHANGED: {}", how.join(", ")),
             Outcome::Unproven { why } => write!(f, "not proven untouched: {why}"),
         }
@@ -109,16 +118,20 @@ impl Before {
 }
 
 fn now(root: &Target, job: &Job) -> BTreeMap<String, Seen> {
-    let ours: Vec<_> = job.mounts.iter().filter_map(|mount| filesystem_device(&mount.uuid).ok()).collect();
+    let device = |mount: &Mount| Some((filesystem_device(&mount.uuid).ok()?, mount.at.clone()));
+    let ours: Vec<_> = job.mounts.iter().filter_map(device).collect();
     let others = root.others().unwrap_or_else(|error| {
         crate::worker::say(&format!("which data disks there are is not known: {}", chain(&error)));
         Vec::new()
     });
     let seen = others.iter().map(|disk| {
-        let mounted: Vec<_> = ours.iter().filter_map(|device| disk.range_of(device)).collect();
+        let here = ours.iter().filter_map(|(device, at)| Some((disk.range_of(device)?, at)));
+        let (mounted, at): (Vec<_>, Vec<_>) = here.unzip();
         let seen = Seen {
             path: disk.path.display().to_string(),
             edges: edges(disk, &mounted).map_err(|error| error.to_string()),
+            // A job has one place, and mounts what that stands on.
+            files: at.first().map(|at| Files::look(at, &job.results).map_err(|error| error.to_string())),
             sectors: disk.sectors_written().filter(|_| mounted.is_empty()),
         };
         (disk.identity.key(), seen)
@@ -158,14 +171,24 @@ fn outcome(was: &Seen, is: &Seen) -> Outcome {
         (Err(why), _) | (_, Err(why)) => return Outcome::Unproven { why: why.clone() },
     };
     let mut how: Vec<_> = before.differences(after).iter().map(|difference| difference.path.to_string()).collect();
+    let files = match (&was.files, &is.files) {
+        (Some(Ok(before)), Some(Ok(after))) if before == after => before.count,
+        (Some(Ok(_)), Some(Ok(_))) => {
+            how.push("a file outside the place".into());
+            0
+        }
+        (Some(Err(why)), _) | (_, Some(Err(why))) => return Outcome::Unproven { why: why.clone() },
+        _ => 0,
+    };
     let written = was.sectors.zip(is.sectors).map(|(was, is)| is.saturating_sub(was));
     if let Some(sectors @ 1..) = written {
         how.push(format!("it counts {sectors} sectors as written"));
     }
-    match (how.is_empty(), before.regions.len()) {
-        (false, _) => Outcome::Changed { how },
-        (true, 0) => Outcome::Unproven { why: "all of it is a filesystem that the job has mounted".into() },
-        (true, edges) => Outcome::Untouched { edges, counted: written.is_some() },
+    let (edges, counted) = (before.regions.len(), written.is_some());
+    match (how.is_empty(), edges, files) {
+        (false, ..) => Outcome::Changed { how },
+        (true, 0, 0) if !counted => Outcome::Unproven { why: "the place is all of it".into() },
+        _ => Outcome::Untouched { edges, files, counted },
     }
 }
 
@@ -184,7 +207,12 @@ mod tests {
             blake3: Digest([*byte; 32]),
         };
         let regions = edges.iter().enumerate().map(region).collect();
-        Seen { path: "/dev/vdb".into(), edges: Ok(Fingerprint { size: 100, regions, content: None }), sectors }
+        Seen {
+            path: "/dev/vdb".into(),
+            edges: Ok(Fingerprint { size: 100, regions, content: None }),
+            files: None,
+            sectors,
+        }
     }
 
     fn one(was: Seen, is: Seen) -> String {
@@ -195,10 +223,7 @@ mod tests {
     #[test]
     fn a_disk_that_is_as_it_was_is_untouched() {
         let said = one(seen(&[1, 2], Some(7)), seen(&[1, 2], Some(7)));
-        assert_eq!(
-            said,
-            "data disk /dev/vdb (serial=1) untouched: 2 edges are equal, and it counts nothing as written"
-        );
+        assert_eq!(said, "data disk /dev/vdb (serial=1) untouched: 2 edges are equal, it counts nothing as written");
         assert!(one(seen(&[1, 2], None), seen(&[1, 2], None)).ends_with("untouched: 2 edges are equal"));
     }
 
@@ -213,7 +238,13 @@ mod tests {
         let broken = Seen { edges: Err("reading failed".into()), ..seen(&[], None) };
         assert!(one(seen(&[1], None), broken.clone()).ends_with("not proven untouched: reading failed"));
         assert!(one(broken, seen(&[1], None)).ends_with("not proven untouched: reading failed"));
-        assert!(one(seen(&[], None), seen(&[], None)).contains("that the job has mounted"));
+        let files = |byte| Some(Ok(Files { count: 7, facts: Digest([byte; 32]) }));
+        assert!(one(seen(&[], None), seen(&[], None)).ends_with("not proven untouched: the place is all of it"));
+        let with = |files| Seen { files, ..seen(&[], None) };
+        let said = one(with(files(1)), with(files(1)));
+        assert!(said.ends_with("untouched: all 7 files outside the place are as they were"), "{said}");
+        assert!(one(with(files(1)), with(files(2))).ends_with("CHANGED: a file outside the place"));
+        assert!(one(with(files(1)), with(Some(Err("too many".into())))).ends_with("not proven untouched: too many"));
         let of = |seen| BTreeMap::from([("serial=1".to_owned(), seen)]);
         let none = BTreeMap::new();
         assert!(judge(&of(seen(&[1], None)), &none)[0].to_string().ends_with("it is gone"));

@@ -149,7 +149,7 @@ mod tests {
             undo: None,
             kept: vec!["/etc/machine-id".into()],
             left_out: Vec::new(),
-            data_disks: vec![disk("/dev/vdb", Outcome::Untouched { edges: 4, counted: true })],
+            data_disks: vec![disk("/dev/vdb", Outcome::Untouched { edges: 4, files: 0, counted: true })],
         }
     }
 
