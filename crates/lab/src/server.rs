@@ -36,17 +36,23 @@ impl Server {
         Recipe::debian(version).with("postgresql").with("openssh-server").with_own(own_mib)
     }
 
-    /// A server that runs version 1 and answers.
+    /// A server that runs version 1 and answers: BIOS, virtio.
     pub fn start(name: &str, own_mib: u32) -> Result<Self> {
+        Self::start_as(name, own_mib, |machine| machine)
+    }
+
+    /// The same on a machine that `change` makes another.
+    pub fn start_as(name: &str, own_mib: u32, change: impl FnOnce(Machine) -> Machine) -> Result<Self> {
         let recipes = [&Self::recipe(1, own_mib), &Self::recipe(2, own_mib)];
         let versions = Versions::make("debian", recipes, &Options::debian())?;
         let data = recipes[0].data()?;
-        let mut machine = Machine::new(name)?
+        let machine = Machine::new(name)?
             .memory_mib(1024)
             .forward(PORT)
             .forward(22)
             .disk(Disk::image("root", &versions.v1))
             .disk(Disk::ext4_of("data", 1 << 30, "data", &data.root));
+        let mut machine = change(machine);
         machine.power_on()?;
         machine.wait_until_up(UP)?;
         versions.trust(&mut machine)?;
@@ -56,6 +62,13 @@ impl Server {
             return Err(Error::Senseless("the database never answered".into()));
         }
         Ok(Self { machine, versions, client, port })
+    }
+
+    /// Puts lines before what its agent is configured with: tables come last in a configuration.
+    pub fn configure(&mut self, lines: &str) -> Result<()> {
+        let path = "/etc/keepstate/node.toml";
+        let text = self.machine.sh(&format!("cat {path}"))?;
+        self.machine.write_file(path, format!("{lines}\n{text}\n").as_bytes())
     }
 
     /// Which version it runs.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use lab::http::Trouble;
 use lab::server::{PREPARED, Server, UP, status};
-use lab::{Disk, Machine, Options, Recipe, Versions, say, versions};
+use lab::{Bus, Disk, Firmware, Machine, Options, Recipe, Versions, say, versions};
 
 /// A machine that runs version 1, without a database and with little memory.
 fn plain(versions: &Versions, name: &str) -> Machine {
@@ -64,6 +64,87 @@ fn a_debian_becomes_the_next_version_in_place_and_comes_back() {
     say(&server.status("rolled back").expect("a verdict"));
     let promised = server.client.answers();
     assert!(server.rows().expect("rows") >= promised, "no row is lost that was promised");
+}
+
+/// Upgrades a server whose database is on the data disk, by one way in, with one firmware and one bus: no row is lost, and
+/// every data file is at the start what it was at the stop.
+fn a_server_keeps_its_data(name: &str, entry: &str, firmware: Firmware, bus: Bus) {
+    let mut server = Server::start_as(name, 0, |machine| machine.firmware(firmware).bus(bus)).expect("a server");
+    server.configure(&format!("entry = \"{entry}\"")).expect("configured");
+    server.machine.sh("touch /data/prove; sync").expect("written");
+    server.node("prepare", 2).expect("prepared");
+    let command = format!("{} --yes", server.versions.command("upgrade", 2));
+    let outage = server.through_a_restart(&command).expect("upgraded");
+    say(&format!("the database did not answer for {:.1} s", outage.as_secs_f64()));
+    assert_eq!(server.version().expect("a version"), "2");
+    let status = server.status("passed its trial").expect("a verdict");
+    say(&status);
+    let log = server.machine.sh("cat /var/log/keepstate/imager.log").expect("the imager's log is in the new OS");
+    say(&log);
+    assert!(log.contains("by BootEntry") == (entry == "boot-entry") && log.contains("by Kexec") == (entry == "kexec"));
+    assert!(status.contains("untouched: all ") && !status.contains("CHANGED"), "{status}");
+    let proof = "test -s /data/digest.stop && cmp /data/digest.stop /data/digest.start";
+    server.machine.sh(proof).expect("every data file is at the start what it was at the stop");
+    let promised = server.client.answers();
+    assert!(server.rows().expect("rows") >= promised, "no row is lost that was promised");
+}
+
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn a_server_keeps_its_data_by_a_grub_entry_on_nvme() {
+    a_server_keeps_its_data("upgrade-entry-nvme", "boot-entry", Firmware::Bios, Bus::Nvme);
+}
+
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn a_server_keeps_its_data_by_takeover_with_uefi() {
+    a_server_keeps_its_data("upgrade-takeover-uefi", "takeover", Firmware::Uefi, Bus::Virtio);
+}
+
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn a_server_keeps_its_data_by_kexec_with_uefi_on_nvme() {
+    a_server_keeps_its_data("upgrade-kexec-uefi", "kexec", Firmware::Uefi, Bus::Nvme);
+}
+
+/// In the trial OS: fills the disk with what must not be left when the old one comes back, and says no.
+const SAYS_NO: &str = "#!/bin/sh\ndd if=/dev/urandom of=/junk bs=1M count=64 conv=fsync\nrm -rf /usr/share/doc /boot/grub\n\
+                       sync\nsleep 5\necho not well; exit 1\n";
+
+/// The disk is read from outside twice: when the imager has let go of the old root, and when it has put it back.
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn a_failed_trial_puts_the_old_disk_back_bit_for_bit() {
+    let recipes = [&Recipe::debian(1), &Recipe::debian(2)];
+    let versions = Versions::make("debian", recipes, &Options::debian()).expect("two versions");
+    let mut machine = plain(&versions, "upgrade-failed-trial");
+    machine.sh("mkdir -p /etc/keepstate/hooks/trial.d; df -h / >/root/notes").expect("made");
+    machine.write_file("/etc/keepstate/hooks/trial.d/10-no", SAYS_NO.as_bytes()).expect("written");
+    machine.sh("chmod +x /etc/keepstate/hooks/trial.d/10-no").expect("executable");
+    machine.sh_within(&versions.command("prepare", 2), PREPARED).expect("prepared");
+    machine.sh_within(&format!("{} --yes", versions.command("upgrade", 2)), PREPARED).expect("under way");
+    machine.wait_for("the old root is free", PREPARED).expect("the imager");
+    let (before, after) = (machine.folder().join("root.before"), machine.folder().join("root.after"));
+    machine.read_disk_paused("root", &before).expect("read");
+    machine.wait_for("lab: debian 2 is up", PREPARED).expect("the new OS");
+    // What would be a restart out of the imager ends the machine, before the old OS writes again.
+    machine.wait_for("the old root is free", PREPARED).expect("the imager again");
+    machine.qmp("set-action", &serde_json::json!({ "reboot": "shutdown" })).expect("QEMU does as it is told");
+    machine.wait_for_power_off(PREPARED).expect("the imager leaves");
+    machine.read_disk("root", &after).expect("read");
+    assert!(versions::begins_alike(&before, &after).expect("compared"), "the disk is not the old one");
+    assert!(!versions::begins_alike(&after, &versions.v2).expect("compared"), "it was never another");
+    machine.qmp("set-action", &serde_json::json!({ "reboot": "reset" })).ok();
+    machine.power_on().expect("on");
+    machine.wait_until_up(UP).expect("up");
+    machine.sh_within("until mountpoint -q /data; do sleep 1; done", UP).expect("mounted");
+    let status = status(&mut machine, "rolled back to the old OS").expect("a verdict");
+    say(&status);
+    assert!(status.contains("10-no ended with code 1: not well"), "{status}");
+    assert_eq!(machine.sh("cat /etc/version").expect("an answer"), "1");
+    for file in [before, after] {
+        std::fs::remove_file(&file).expect("removed");
+    }
 }
 
 /// A file of the image that both versions have, written to over and over while the old OS ends: no preparing helps, it has

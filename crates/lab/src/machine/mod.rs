@@ -214,6 +214,17 @@ impl Machine {
         run::output(convert.arg(disk.path(&self.disks_folder())).arg(to)).map(drop)
     }
 
+    /// The same of a machine that runs: it stands still meanwhile.
+    pub fn read_disk_paused(&mut self, serial: &str, to: &Path) -> Result<()> {
+        self.qmp("stop", &serde_json::json!({}))?;
+        let disk = self.find(serial)?.path(&self.disks_folder());
+        // Nothing writes to it while the machine stands still.
+        let mut convert = run::command("qemu-img", ["convert", "--force-share", "-O", "raw"]);
+        let read = run::output(convert.arg(disk).arg(to)).map(drop);
+        self.qmp("cont", &serde_json::json!({}))?;
+        read
+    }
+
     /// Where the machine's log and disks are.
     pub fn folder(&self) -> &Path {
         &self.folder
