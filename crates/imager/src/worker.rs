@@ -151,6 +151,9 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
     for problem in problems {
         say(&format!("network: {problem}"));
     }
+    for what in &job.network.left_out {
+        say(&format!("network: not taken along: {what}"));
+    }
     let mut ending = Ending {
         format: 1,
         upgrade: job.upgrade.clone(),
