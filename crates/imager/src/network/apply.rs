@@ -186,6 +186,10 @@ impl<'a> Maker<'a> {
         self.netlink.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
     }
 
+    pub(super) fn remove_address(&mut self, number: u32, address: &Address) -> io::Result<()> {
+        self.netlink.change(RouteNetlinkMessage::DelAddress(address_message(number, address)), 0)
+    }
+
     pub(super) fn add_route(&mut self, number: Option<u32>, route: &Route) -> io::Result<()> {
         let message = routes::message(number, route);
         self.netlink.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)

@@ -13,7 +13,7 @@ use netlink_packet_route::rule::RuleMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::Netlink;
-use super::{Address, Kind, Link, Mac, Network, advertisements, names, routes, rules};
+use super::{Address, Kind, Link, Mac, Network, advertisements, leases, names, routes, rules};
 
 /// `EOPNOTSUPP`.
 const OPNOTSUPP: i32 = rustix::io::Errno::OPNOTSUPP.raw_os_error();
@@ -38,10 +38,11 @@ pub(super) fn capture_with(root: &Path, stand_for_cards: &Virtual) -> io::Result
     network.links = understand_links(&links, stand_for_cards, &mut network.left_out);
     for message in &addresses.0 {
         if let RouteNetlinkMessage::NewAddress(message) = message
-            && let Some((index, address)) = understand_address(message)
-            && let Some((name, _)) = links.get(&index)
+            && let Some((index, mut address)) = understand_address(message)
+            && let Some((name, device)) = links.get(&index)
             && let Some(link) = named(&mut network.links, name)
         {
+            address.lease = leases::of(root, index, name, current_mac(device), &address);
             link.addresses.push(address);
         }
     }
@@ -79,6 +80,8 @@ pub(super) fn capture_with(root: &Path, stand_for_cards: &Virtual) -> io::Result
         }
     }
     names::read(root, &mut network);
+    rustix::system::uname().nodename().to_str().unwrap_or_default().clone_into(&mut network.host_name);
+    network.captured_seconds = super::wall_clock_seconds();
     Ok(network)
 }
 
@@ -301,6 +304,7 @@ fn understand_address(message: &AddressMessage) -> Option<(u32, Address)> {
         prefix: message.header.prefix_len,
         valid_seconds: valid,
         no_prefix_route: flags.contains(AddressFlags::Noprefixroute),
+        lease: None,
     };
     Some((message.header.index, address))
 }

@@ -1,14 +1,17 @@
 //! The network as the node had it: recorded while its OS runs, made again in the imager.
 //!
 //! The addresses are taken along, not asked for again: what a DHCP server has lent is still lent when the imager begins,
-//! and nobody has to answer in the worst minute. Cards are found again by their MAC address, because another kernel may
-//! name them otherwise.
+//! and nobody has to answer in the worst minute. While it works, [`dhcp`] renews what was lent, as the client that the
+//! node had. Cards are found again by their MAC address, because another kernel may name them otherwise.
 //!
 //! **Invariant:** what is not taken along is named in [`Network::left_out`], or is the kernel's own.
 
 mod advertisements;
 mod apply;
 mod capture;
+mod change;
+pub mod dhcp;
+mod leases;
 mod mac;
 mod names;
 mod netlink;
@@ -18,8 +21,11 @@ mod rules;
 mod space;
 #[cfg(test)]
 mod tests_in_namespaces;
+#[cfg(test)]
+mod tests_of_leases;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +45,12 @@ pub struct Network {
     /// The rules that choose among the tables, but for the three that every kernel has.
     #[serde(default)]
     pub rules: Vec<Rule>,
+    /// The node's name, which it tells DHCP servers.
+    #[serde(default)]
+    pub host_name: String,
+    /// When it was recorded, seconds of the wall clock since 1970: what was lent then is lent for less now.
+    #[serde(default)]
+    pub captured_seconds: u64,
     /// What `/etc/resolv.conf` has to hold: name servers that can be reached from outside the OS.
     #[serde(default)]
     pub resolver: String,
@@ -117,6 +129,20 @@ pub struct Address {
     /// The kernel makes no route to its network.
     #[serde(default)]
     pub no_prefix_route: bool,
+    /// What is known of the DHCP server's lease; only of IPv4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
+}
+
+/// What the node's DHCP client left of a lease, so that the same one is renewed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Who lent the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<Ipv4Addr>,
+    /// Whom the server takes this client for (option 61), in hexadecimal; nothing if it goes by the hardware address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
 }
 
 /// One route.
@@ -236,6 +262,11 @@ pub enum Then {
     Prohibit,
 }
 
+/// The wall clock, seconds since 1970.
+fn wall_clock_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 impl Network {
     /// The shortest time for which an address is still lent, seconds.
     pub fn valid_seconds(&self) -> Option<u32> {
@@ -261,6 +292,7 @@ mod tests {
                     prefix: 24,
                     valid_seconds: Some(600),
                     no_prefix_route: true,
+                    lease: Some(Lease { server: Some([10, 0, 0, 1].into()), client_id: Some("01ff".into()) }),
                 }],
                 hears_routers: Some(true),
             }],
@@ -279,6 +311,8 @@ mod tests {
                 mtu: None,
             }],
             rules: vec![Rule { then: Then::Goto { priority: 7 }, ..Rule::default() }],
+            host_name: "node-1".into(),
+            captured_seconds: 1,
             resolver: "nameserver 10.0.0.1\n".into(),
             hosts: String::new(),
             left_out: Vec::new(),

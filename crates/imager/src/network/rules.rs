@@ -4,6 +4,7 @@
 //! were never meant.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use netlink_packet_core::{DefaultNla, Nla};
 use netlink_packet_route::AddressFamily;
@@ -160,6 +161,11 @@ impl Rule {
             ..Rule::default()
         };
         *self == unconditional && DEFAULT.contains(&(self.priority, self.table))
+    }
+
+    /// Whether it speaks of this address alone.
+    pub(super) fn names(&self, address: IpAddr) -> bool {
+        [self.from, self.to].into_iter().flatten().any(|(named, _)| named == address)
     }
 }
 

@@ -34,10 +34,12 @@ fn lasting(mut network: Network) -> Network {
     for link in &mut network.links {
         for address in &mut link.addresses {
             address.valid_seconds = None;
+            address.lease = None;
         }
         link.addresses.sort_by_key(|address| address.address);
     }
     network.routes.sort_by_key(|route| (route.table, route.to, route.prefix, route.metric));
+    network.captured_seconds = 0;
     network
 }
 
