@@ -2,7 +2,7 @@
 //! identity the same address is lent again.
 //!
 //! **Invariant:** a file counts only if it speaks of the address that the interface has; what cannot be understood of it
-//! is as if it were not there, because the hardware address mostly is identity enough.
+//! is as if it were not there.
 
 use std::fmt::Write;
 use std::fs::{self, File};
@@ -19,13 +19,12 @@ const READ_MAX: u64 = 1 << 20;
 /// A server's option has no more than this (RFC 2132: one byte says how many).
 const CLIENT_ID_MAX: usize = 255;
 
-/// The lease of an address of the interface with this number, name and hardware address, where it is lent.
+/// The lease of an address of the interface with this number, name and hardware address, where a client tells of it.
 pub(super) fn of(root: &Path, index: u32, name: &str, mac: Option<Mac>, address: &Address) -> Option<Lease> {
     let IpAddr::V4(lent) = address.address else { return None };
     address.valid_seconds?;
     let lease = networkd(root, index, lent).or_else(|| dhclient(root, name, mac, lent));
-    // Of an address that is lent and of which no client tells, the server is found by asking all.
-    Some(lease.or_else(|| network_manager(root, index, name, mac, lent)).unwrap_or_default())
+    lease.or_else(|| network_manager(root, index, name, mac, lent))
 }
 
 fn read(path: &Path) -> Option<String> {
@@ -180,7 +179,7 @@ mod tests {
     const LENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 20);
     const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
-    fn found(files: &[(&str, &str)]) -> Lease {
+    fn found(files: &[(&str, &str)]) -> Option<Lease> {
         let root = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = root.path().join(path);
@@ -189,7 +188,7 @@ mod tests {
         }
         let address =
             Address { address: LENT.into(), prefix: 24, valid_seconds: Some(60), no_prefix_route: false, lease: None };
-        of(root.path(), 3, "eth0", Mac::of(&[2, 0, 0, 0, 0, 7]), &address).unwrap()
+        of(root.path(), 3, "eth0", Mac::of(&[2, 0, 0, 0, 0, 7]), &address)
     }
 
     fn known(client_id: &str) -> Lease {
@@ -200,16 +199,16 @@ mod tests {
     fn networkd_tells_server_and_identity() {
         let text = "# This is private data. Do not parse.\nADDRESS=10.0.0.20\nNETMASK=255.255.255.0\n\
                     SERVER_ADDRESS=10.0.0.1\nLIFETIME=3600\nCLIENTID=ffb6220feb00020000ab11\n";
-        assert_eq!(found(&[("run/systemd/netif/leases/3", text)]), known("ffb6220feb00020000ab11"));
-        assert_eq!(found(&[("run/systemd/netif/leases/4", text)]), Lease::default(), "another interface's");
+        assert_eq!(found(&[("run/systemd/netif/leases/3", text)]), Some(known("ffb6220feb00020000ab11")));
+        assert_eq!(found(&[("run/systemd/netif/leases/4", text)]), None, "another interface's");
     }
 
     #[test]
     fn a_lease_of_another_address_is_not_ours() {
         let text = "ADDRESS=10.0.0.21\nSERVER_ADDRESS=10.0.0.1\n";
-        assert_eq!(found(&[("run/systemd/netif/leases/3", text)]), Lease::default());
+        assert_eq!(found(&[("run/systemd/netif/leases/3", text)]), None);
         let text = "lease {\n  fixed-address 10.0.0.21;\n}\n";
-        assert_eq!(found(&[("var/lib/dhcp/dhclient.leases", text)]), Lease::default());
+        assert_eq!(found(&[("var/lib/dhcp/dhclient.leases", text)]), None);
     }
 
     #[test]
@@ -221,24 +220,24 @@ mod tests {
             )
         };
         let text = lease("eth0", "10.0.0.9") + &lease("eth0", "10.0.0.1") + &lease("eth1", "10.0.0.8");
-        assert_eq!(found(&[("var/lib/dhcp/dhclient.eth0.leases", &text)]), known("01020000000007"));
+        assert_eq!(found(&[("var/lib/dhcp/dhclient.eth0.leases", &text)]), Some(known("01020000000007")));
     }
 
     #[test]
     fn of_a_dhclient_with_a_duid_the_identity_is_made_as_it_makes_it() {
         let text = "default-duid \"\\000\\001a\\\"\\\\\";\nlease {\n  interface \"eth0\";\n  fixed-address 10.0.0.20;\n  \
                     option dhcp-server-identifier 10.0.0.1;\n}\n";
-        assert_eq!(found(&[("run/dhclient.eth0.leases", text)]), known("ff00000007000161225c"));
+        assert_eq!(found(&[("run/dhclient.eth0.leases", text)]), Some(known("ff00000007000161225c")));
     }
 
     #[test]
     fn network_manager_tells_in_either_file() {
         let device = "[device]\nmanaged=managed\n\n[dhcp4]\ndhcp_client_identifier=01:02:03\n\
                       dhcp_server_identifier=10.0.0.1\nip_address=10.0.0.20\n\n[dhcp6]\nip_address=fd00::1\n";
-        assert_eq!(found(&[("run/NetworkManager/devices/3", device)]), known("010203"));
+        assert_eq!(found(&[("run/NetworkManager/devices/3", device)]), Some(known("010203")));
         let lease = "ADDRESS=10.0.0.20\nSERVER_ADDRESS=10.0.0.1\n";
         let path = "var/lib/NetworkManager/internal-5d1e-eth0.lease";
-        assert_eq!(found(&[(path, lease)]), known("01020000000007"), "by the hardware address, as it does");
+        assert_eq!(found(&[(path, lease)]), Some(known("01020000000007")), "by the hardware address, as it does");
     }
 
     #[test]

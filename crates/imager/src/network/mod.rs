@@ -129,7 +129,7 @@ pub struct Address {
     /// The kernel makes no route to its network.
     #[serde(default)]
     pub no_prefix_route: bool,
-    /// What is known of the DHCP server's lease; only of IPv4.
+    /// What the node's DHCP client tells of it, if it is lent and one does; only of IPv4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
 }

@@ -20,6 +20,9 @@ const PACE: Pace = Pace { again_min: Duration::from_millis(200), offer: Duration
 const LENT_SECONDS: u64 = 600;
 const CLIENT_ID: &str = "ffb6220feb00020000ab11";
 
+/// As dnsmasq has it, 10.7.0.50 in the hands of another until 2096.
+const SOMEBODYS: &str = "4000000000 02:00:00:00:00:99 10.7.0.50 other 01:02:00:00:00:00:99\n";
+
 /// dnsmasq as a DHCP server and nothing else, for as long as this lives. dnsmasq lends for no less than two minutes.
 struct Server {
     process: Child,
@@ -180,6 +183,18 @@ fn a_server_that_is_not_known_is_found_by_asking_all() {
 
 #[test]
 #[ignore = "needs root (network namespaces) and dnsmasq: run by ./test"]
+fn an_address_that_is_refused_to_an_identity_that_was_guessed_stays() {
+    let (node, far) = node("guessed", "10.7.0.50");
+    let server = Server::start(&far, "10.7.0.40,10.7.0.60,255.255.255.0", SOMEBODYS);
+    let root = tempfile::tempdir().unwrap();
+    let (_keeper, said) = kept(&node, root.path(), 4);
+    said.has("no server renewed it for this hardware address");
+    server.has_said("DHCPNAK(lan0-far) 10.7.0.50");
+    assert!(addresses(&node).contains("10.7.0.50/24"), "{}", addresses(&node));
+}
+
+#[test]
+#[ignore = "needs root (network namespaces) and dnsmasq: run by ./test"]
 fn an_address_that_is_refused_is_replaced_by_the_one_that_is_lent() {
     let (node, far) = node("nak", "10.9.0.50");
     node.ip("route add default via 10.9.0.1 metric 50");
@@ -205,8 +220,7 @@ fn an_address_of_the_same_network_takes_the_old_ones_place() {
     let (node, far) = node("other", "10.7.0.50");
     node.ip("route add default via 10.7.0.9");
     let root = networkd(&node, "10.7.0.50");
-    let somebody = "4000000000 02:00:00:00:00:99 10.7.0.50 other 01:02:00:00:00:00:99\n";
-    let _server = Server::start(&far, "10.7.0.40,10.7.0.60,255.255.255.0", somebody);
+    let _server = Server::start(&far, "10.7.0.40,10.7.0.60,255.255.255.0", SOMEBODYS);
     let (_keeper, said) = kept(&node, root.path(), 4);
     said.has("takes the place of 10.7.0.50");
     let routes = node.ip("-4 route show");

@@ -44,6 +44,8 @@ impl Held {
 pub(super) struct Client {
     pub(super) here: Here,
     pub(super) identity: Identity,
+    /// Whether this is the identity to which the address is lent, and not merely the likeliest.
+    pub(super) is_ours: bool,
     pub(super) held: Held,
     /// The node's routes over this interface.
     pub(super) routes: Vec<Route>,
@@ -62,7 +64,7 @@ enum Renewed {
 }
 
 impl Client {
-    /// Keeps the lease until the keeper is gone.
+    /// Keeps the lease until the keeper is gone, or nothing can be done for it.
     pub(super) fn run(mut self) {
         while self.keep().is_ok() {}
     }
@@ -71,6 +73,12 @@ impl Client {
         self.stopped.wait_until(self.held.renew)?;
         let terms = match self.renew()? {
             Renewed::Lent(terms) => terms,
+            Renewed::Refused | Renewed::Over if !self.is_ours => {
+                self.tell(
+                    "no server renewed it for this hardware address, and no client told of another identity; it stays",
+                );
+                return Err(Gone);
+            }
             Renewed::Refused => {
                 self.tell("the server refuses it; it stays until another is lent");
                 self.discover(None)?

@@ -1,7 +1,8 @@
 //! A small `DHCPv4` client (RFC 2131) that keeps what the node was lent.
 //!
 //! The address stands already, and the lease goes on: at half of what is left of it its server is asked to lend it for
-//! longer, later anybody, and when it is over or refused, for another one.
+//! longer, later anybody, and when it is over or refused, for another one. Where no client of the node told who it was to
+//! the server, a refusal means nothing: then it is only asked for longer, by the hardware address.
 //!
 //! **Invariant:** nothing waits for it, and it ends with its [`Keeper`].\
 //! **Invariant:** an address is taken away only when another stands in its place: in the middle of a flash an address
@@ -96,6 +97,7 @@ fn begin(
     let (stop, stopped) = sync_channel(0);
     let client = Client {
         here,
+        is_ours: address.lease.is_some(),
         identity,
         held: Held::of(lent, address.prefix, lease.server, remaining),
         routes: network.routes.iter().filter(|route| route.over.as_ref() == Some(&link.name)).cloned().collect(),
