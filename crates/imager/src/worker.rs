@@ -3,8 +3,8 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -155,6 +155,12 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
     for problem in problems {
         say(&format!("network: {problem}"));
     }
+    for what in &job.network.left_out {
+        say(&format!("network: not taken along: {what}"));
+    }
+    // Until the worker ends. What becomes of a lease is said, and holds nothing up.
+    let say_it: network::dhcp::Say = Arc::new(say);
+    let _leases = network::dhcp::keep(&job.network, &say_it);
     let mut ending = Ending {
         format: 1,
         upgrade: job.upgrade.clone(),

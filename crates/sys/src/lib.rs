@@ -14,6 +14,7 @@ pub mod medium_file;
 pub mod memory;
 pub mod mountinfo;
 pub mod pace;
+pub mod packet;
 pub mod page_cache;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -11,14 +11,11 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::link::{
     InfoBond, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, VlanProtocol,
 };
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
-};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::capture::{self, Virtual};
 use super::netlink::Netlink;
-use super::{Address, Kind, Link, Network, Route, names};
+use super::{Address, Kind, Link, Network, Route, Rule, advertisements, names, routes, rules};
 
 /// Makes it, with its files below `root`. Gives what could not be done. Done again, it changes nothing.
 pub fn apply(network: &Network, root: &Path) -> Vec<String> {
@@ -30,26 +27,32 @@ pub(super) fn apply_with(network: &Network, root: &Path, stand_for_cards: &Virtu
     if let Err((path, error)) = names::write(root, network) {
         problems.push(format!("writing {}: {error}", path.display()));
     }
-    match Netlink::open() {
-        Ok(netlink) => {
-            let mut made = Maker { netlink, stand_for_cards, numbers: HashMap::new(), problems };
-            made.everything(network);
-            problems = made.problems;
+    match Maker::new(stand_for_cards) {
+        Ok(mut maker) => {
+            maker.everything(network);
+            problems.append(&mut maker.problems);
         }
         Err(error) => problems.push(format!("talking to the kernel about its network: {error}")),
     }
     problems
 }
 
-struct Maker<'a> {
-    netlink: Netlink,
+/// Has the kernel make a network, a piece at a time.
+pub(super) struct Maker<'a> {
+    pub(super) netlink: Netlink,
     stand_for_cards: &'a Virtual,
     /// The kernel's number of each interface, by its name on the node.
     numbers: HashMap<String, u32>,
-    problems: Vec<String>,
+    /// What could not be done.
+    pub(super) problems: Vec<String>,
 }
 
-impl Maker<'_> {
+impl<'a> Maker<'a> {
+    /// One that has made nothing yet.
+    pub(super) fn new(stand_for_cards: &'a Virtual) -> io::Result<Self> {
+        Ok(Self { netlink: Netlink::open()?, stand_for_cards, numbers: HashMap::new(), problems: Vec::new() })
+    }
+
     fn everything(&mut self, network: &Network) {
         // The kernel gives it the number 1 and its addresses.
         self.tried("bringing lo up", |maker| maker.set(1, true, Vec::new()));
@@ -69,8 +72,15 @@ impl Maker<'_> {
                 });
             }
         }
+        let names = self.names().unwrap_or_default();
         for link in &network.links {
             let Some(&number) = self.numbers.get(&link.name) else { continue };
+            if let (Some(heard), Some(name)) = (link.hears_routers, names.get(&link.name)) {
+                // Before it is up: then the kernel asks routers to advertise.
+                self.tried(&format!("having {} hear IPv6 routers or not", link.name), |_| {
+                    advertisements::hear(name, heard)
+                });
+            }
             self.tried(&format!("bringing {} up", link.name), |maker| {
                 maker.set(number, true, vec![LinkAttribute::Mtu(link.mtu)])
             });
@@ -82,13 +92,22 @@ impl Maker<'_> {
         // Who passes on has to be in reach before others are reached by him.
         let (on_link, passed_on): (Vec<_>, Vec<_>) = network.routes.iter().partition(|route| route.via.is_none());
         for route in on_link.into_iter().chain(passed_on) {
-            let Some(&number) = self.numbers.get(&route.over) else { continue };
-            let what = format!("route to {}/{} over {}", route.to, route.prefix, route.over);
-            self.tried(&what, |maker| maker.add_route(number, route));
+            let number = route.over.as_ref().map(|over| self.numbers.get(over).copied());
+            // Of an interface that is not there, that was said.
+            if number == Some(None) {
+                continue;
+            }
+            let over = route.over.as_ref().map(|over| format!(" over {over}")).unwrap_or_default();
+            let what = format!("route to {}/{}{over} in table {}", route.to, route.prefix, route.table);
+            self.tried(&what, |maker| maker.add_route(number.flatten(), route));
+        }
+        for rule in &network.rules {
+            let what = format!("rule {} for table {}", rule.priority, rule.table);
+            self.tried(&what, |maker| maker.add_rule(rule, &names));
         }
     }
 
-    fn tried(&mut self, what: &str, act: impl FnOnce(&mut Self) -> io::Result<()>) {
+    pub(super) fn tried(&mut self, what: &str, act: impl FnOnce(&mut Self) -> io::Result<()>) {
         match act(self) {
             Ok(()) => {}
             // An earlier worker has done it, or the kernel by itself.
@@ -125,7 +144,7 @@ impl Maker<'_> {
     }
 
     /// A card by its hardware address, anything else by its name.
-    fn find(&mut self, link: &Link) -> io::Result<Option<u32>> {
+    pub(super) fn find(&mut self, link: &Link) -> io::Result<Option<u32>> {
         let there = capture::links(&mut self.netlink, &mut Vec::new())?;
         let found = there.iter().filter(|(_, (name, message))| {
             if link.kind == Kind::Card {
@@ -158,52 +177,48 @@ impl Maker<'_> {
         self.set(number, false, vec![LinkAttribute::Controller(controller)])
     }
 
-    fn add_address(&mut self, number: u32, address: &Address) -> io::Result<()> {
-        let mut message = AddressMessage::default();
-        message.header.index = number;
-        message.header.prefix_len = address.prefix;
-        message.header.scope = AddressScope::Universe;
-        message.header.family = family(address.address);
-        message.attributes.push(AddressAttribute::Local(address.address));
-        message.attributes.push(AddressAttribute::Address(address.address));
+    pub(super) fn add_address(&mut self, number: u32, address: &Address) -> io::Result<()> {
+        let mut message = address_message(number, address);
         // It was this node's a moment ago: nobody else has to be asked whether it is free.
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        let mut flags = AddressFlags::Nodad;
+        flags.set(AddressFlags::Noprefixroute, address.no_prefix_route);
+        message.attributes.push(AddressAttribute::Flags(flags));
         self.netlink.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
     }
 
-    fn add_route(&mut self, number: u32, route: &Route) -> io::Result<()> {
-        let mut message = RouteMessage::default();
-        let header = &mut message.header;
-        header.address_family = family(route.to);
-        header.destination_prefix_length = route.prefix;
-        header.table = RouteHeader::RT_TABLE_MAIN;
-        header.protocol = RouteProtocol::Static;
-        header.scope = if route.via.is_none() && route.to.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
-        header.kind = RouteType::Unicast;
-        if route.on_link {
-            header.flags = RouteFlags::Onlink;
-        }
-        let attributes = &mut message.attributes;
-        attributes.push(RouteAttribute::Oif(number));
-        if route.prefix > 0 {
-            attributes.push(RouteAttribute::Destination(RouteAddress::from(route.to)));
-        }
-        match route.via {
-            Some(via) if via.is_ipv4() == route.to.is_ipv4() => {
-                attributes.push(RouteAttribute::Gateway(RouteAddress::from(via)));
-            }
-            Some(IpAddr::V6(via)) => attributes.push(RouteAttribute::Via(RouteVia::Inet6(via))),
-            Some(IpAddr::V4(via)) => attributes.push(RouteAttribute::Via(RouteVia::Inet(via))),
-            None => {}
-        }
-        if let Some(source) = route.source {
-            attributes.push(RouteAttribute::PrefSource(RouteAddress::from(source)));
-        }
-        if let Some(metric) = route.metric {
-            attributes.push(RouteAttribute::Priority(metric));
-        }
+    pub(super) fn remove_address(&mut self, number: u32, address: &Address) -> io::Result<()> {
+        self.netlink.change(RouteNetlinkMessage::DelAddress(address_message(number, address)), 0)
+    }
+
+    pub(super) fn add_route(&mut self, number: Option<u32>, route: &Route) -> io::Result<()> {
+        let message = routes::message(number, route);
         self.netlink.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
     }
+
+    fn add_rule(&mut self, rule: &Rule, names: &HashMap<String, String>) -> io::Result<()> {
+        let message = rules::message(rule, names)
+            .map_err(|name| io::Error::new(io::ErrorKind::NotFound, format!("interface {name} is not there")))?;
+        // The same one twice is refused only by who asks for that.
+        self.netlink.change(RouteNetlinkMessage::NewRule(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// The interfaces' names here by those on the node.
+    fn names(&mut self) -> io::Result<HashMap<String, String>> {
+        let there = capture::links(&mut self.netlink, &mut Vec::new())?;
+        let here = |number: &u32| there.get(number).map(|(name, _)| name.clone());
+        Ok(self.numbers.iter().filter_map(|(name, number)| Some((name.clone(), here(number)?))).collect())
+    }
+}
+
+fn address_message(number: u32, address: &Address) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = number;
+    message.header.prefix_len = address.prefix;
+    message.header.scope = AddressScope::Universe;
+    message.header.family = family(address.address);
+    message.attributes.push(AddressAttribute::Local(address.address));
+    message.attributes.push(AddressAttribute::Address(address.address));
+    message
 }
 
 fn family(address: IpAddr) -> AddressFamily {

@@ -8,14 +8,15 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::link::{
     InfoBond, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, VlanProtocol,
 };
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags, RouteScope, RouteType,
-    RouteVia,
-};
+use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::rule::RuleMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::Netlink;
-use super::{Address, Kind, Link, Mac, Network, Route, names};
+use super::{Address, Kind, Link, Mac, Network, advertisements, leases, names, routes, rules};
+
+/// `EOPNOTSUPP`.
+const OPNOTSUPP: i32 = rustix::io::Errno::OPNOTSUPP.raw_os_error();
 
 /// Kinds of devices that stand for cards beside those that are none: only tests have some.
 pub(super) type Virtual = [InfoKind];
@@ -34,25 +35,53 @@ pub(super) fn capture_with(root: &Path, stand_for_cards: &Virtual) -> io::Result
     let links = links(&mut netlink, &mut network.left_out)?;
     let addresses = netlink.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
     note(&mut network.left_out, "addresses", addresses.1);
-    let (routes, odd) = routes(&mut netlink)?;
-    note(&mut network.left_out, "routes", odd);
     network.links = understand_links(&links, stand_for_cards, &mut network.left_out);
     for message in &addresses.0 {
         if let RouteNetlinkMessage::NewAddress(message) = message
-            && let Some((index, address)) = understand_address(message)
-            && let Some(link) = links.get(&index).and_then(|(name, _)| named(&mut network.links, name))
+            && let Some((index, mut address)) = understand_address(message)
+            && let Some((name, device)) = links.get(&index)
+            && let Some(link) = named(&mut network.links, name)
         {
+            address.lease = leases::of(root, index, name, current_mac(device), &address);
             link.addresses.push(address);
         }
     }
-    let names: BTreeMap<u32, &str> = links.iter().map(|(index, (name, _))| (*index, name.as_str())).collect();
-    for message in &routes {
-        let Some(route) = understand_route(message, &names) else { continue };
-        if named(&mut network.links, &route.over).is_some() {
-            network.routes.push(route);
+    for link in &mut network.links {
+        link.hears_routers = advertisements::are_heard(&link.name);
+    }
+    let names: BTreeMap<u32, &str> = links
+        .iter()
+        .filter(|(_, (name, _))| named(&mut network.links, name).is_some())
+        .map(|(index, (name, _))| (*index, name.as_str()))
+        .collect();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family;
+        let (messages, odd) = netlink.dump(RouteNetlinkMessage::GetRoute(question))?;
+        note(&mut network.left_out, "routes", odd);
+        for message in &messages {
+            if let RouteNetlinkMessage::NewRoute(message) = message {
+                network.routes.extend(routes::understand(message, &names, &mut network.left_out));
+            }
+        }
+        let mut question = RuleMessage::default();
+        question.header.family = family;
+        let (messages, odd) = match netlink.dump(RouteNetlinkMessage::GetRule(question)) {
+            // A kernel without policy routing has no rules.
+            Err(error) if error.raw_os_error() == Some(OPNOTSUPP) => continue,
+            answer => answer?,
+        };
+        note(&mut network.left_out, "rules", odd);
+        for message in &messages {
+            if let RouteNetlinkMessage::NewRule(message) = message {
+                let is_there = |name: &str| names.values().any(|there| *there == name);
+                network.rules.extend(rules::understand(message, is_there, &mut network.left_out));
+            }
         }
     }
     names::read(root, &mut network);
+    rustix::system::uname().nodename().to_str().unwrap_or_default().clone_into(&mut network.host_name);
+    network.captured_seconds = super::wall_clock_seconds();
     Ok(network)
 }
 
@@ -83,23 +112,7 @@ pub(super) fn links(
         .collect())
 }
 
-fn routes(netlink: &mut Netlink) -> io::Result<(Vec<RouteMessage>, usize)> {
-    let mut routes = Vec::new();
-    let mut odd = 0;
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut question = RouteMessage::default();
-        question.header.address_family = family;
-        let (messages, more) = netlink.dump(RouteNetlinkMessage::GetRoute(question))?;
-        odd += more;
-        routes.extend(messages.into_iter().filter_map(|message| match message {
-            RouteNetlinkMessage::NewRoute(route) => Some(route),
-            _ => None,
-        }));
-    }
-    Ok((routes, odd))
-}
-
-fn name_of(link: &LinkMessage) -> Option<String> {
+pub(super) fn name_of(link: &LinkMessage) -> Option<String> {
     link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(name.clone()),
         _ => None,
@@ -130,17 +143,21 @@ pub(super) fn is_card(link: &LinkMessage, stand_for_cards: &Virtual) -> bool {
         && virtual_kind(link).is_none_or(|kind| stand_for_cards.contains(kind))
 }
 
+/// The address that an interface goes by now.
+pub(super) fn current_mac(link: &LinkMessage) -> Option<Mac> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(bytes) => Mac::of(bytes),
+        _ => None,
+    })
+}
+
 /// The address that a card was made with: as a port of a bond it goes by another.
 pub(super) fn mac_of(link: &LinkMessage) -> Option<Mac> {
-    let mut now = None;
-    for attribute in &link.attributes {
-        match attribute {
-            LinkAttribute::PermAddress(bytes) if Mac::of(bytes).is_some() => return Mac::of(bytes),
-            LinkAttribute::Address(bytes) => now = Mac::of(bytes),
-            _ => {}
-        }
-    }
-    now
+    let made_with = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::PermAddress(bytes) => Mac::of(bytes),
+        _ => None,
+    });
+    made_with.or_else(|| current_mac(link))
 }
 
 /// Who it is a port of.
@@ -188,6 +205,7 @@ fn understand_links(
                     kind,
                     port_of: controller(link).and_then(name),
                     addresses: Vec::new(),
+                    hears_routers: None,
                 });
             }
             !stands
@@ -281,74 +299,12 @@ fn understand_address(message: &AddressMessage) -> Option<(u32, Address)> {
         return None;
     }
     let address = local.or(address)?;
-    Some((message.header.index, Address { address, prefix: message.header.prefix_len, valid_seconds: valid }))
-}
-
-fn understand_route(message: &RouteMessage, names: &BTreeMap<u32, &str>) -> Option<Route> {
-    let header = &message.header;
-    let is_local = header.scope == RouteScope::Host || header.kind != RouteType::Unicast;
-    if is_local || header.flags.contains(RouteFlags::Cloned) || table(message) != u32::from(RouteHeader::RT_TABLE_MAIN)
-    {
-        return None;
-    }
-    let any: std::net::IpAddr = match header.address_family {
-        AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        AddressFamily::Inet6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        _ => return None,
+    let address = Address {
+        address,
+        prefix: message.header.prefix_len,
+        valid_seconds: valid,
+        no_prefix_route: flags.contains(AddressFlags::Noprefixroute),
+        lease: None,
     };
-    let mut route = Route {
-        to: any,
-        prefix: header.destination_prefix_length,
-        via: None,
-        over: String::new(),
-        source: None,
-        metric: None,
-        on_link: header.flags.contains(RouteFlags::Onlink),
-    };
-    let mut over = None;
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(to) => route.to = ip(to)?,
-            RouteAttribute::Priority(metric) => route.metric = Some(*metric),
-            RouteAttribute::Oif(index) => over = Some(*index),
-            RouteAttribute::PrefSource(source) => route.source = ip(source),
-            // Of several ways one is enough for as long as an upgrade takes.
-            RouteAttribute::MultiPath(hops) => {
-                let hop = hops.first()?;
-                over = Some(hop.interface_index);
-                route.on_link = hop.flags.contains(RouteNextHopFlags::Onlink);
-                route.via = hop.attributes.iter().find_map(via);
-            }
-            other => route.via = via(other).or(route.via),
-        }
-    }
-    (*names.get(&over?)?).clone_into(&mut route.over);
-    // The kernel makes these for every interface.
-    let by_itself = matches!(route.to, std::net::IpAddr::V6(ip) if ip.is_unicast_link_local() || ip.is_multicast());
-    (!by_itself).then_some(route)
-}
-
-fn table(message: &RouteMessage) -> u32 {
-    let long = message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Table(table) => Some(*table),
-        _ => None,
-    });
-    long.unwrap_or(message.header.table.into())
-}
-
-fn via(attribute: &RouteAttribute) -> Option<std::net::IpAddr> {
-    match attribute {
-        RouteAttribute::Gateway(gateway) => ip(gateway),
-        RouteAttribute::Via(RouteVia::Inet(address)) => Some((*address).into()),
-        RouteAttribute::Via(RouteVia::Inet6(address)) => Some((*address).into()),
-        _ => None,
-    }
-}
-
-fn ip(address: &RouteAddress) -> Option<std::net::IpAddr> {
-    match address {
-        RouteAddress::Inet(address) => Some((*address).into()),
-        RouteAddress::Inet6(address) => Some((*address).into()),
-        _ => None,
-    }
+    Some((message.header.index, address))
 }

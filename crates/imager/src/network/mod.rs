@@ -1,22 +1,37 @@
 //! The network as the node had it: recorded while its OS runs, made again in the imager.
 //!
-//! The addresses are taken along, not asked for again: what a DHCP server has lent stays lent for longer than an upgrade
-//! takes, and nobody has to answer in the worst minute. Cards are found again by their MAC address, because another
-//! kernel may name them otherwise.
+//! The addresses are taken along, not asked for again: what a DHCP server has lent is still lent when the imager begins,
+//! and nobody has to answer in the worst minute. While it works, [`dhcp`] renews what was lent, as the client that the
+//! node had. Cards are found again by their MAC address, because another kernel may name them otherwise.
+//!
+//! **Invariant:** what is not taken along is named in [`Network::left_out`], or is the kernel's own.
 
+mod advertisements;
 mod apply;
 mod capture;
+mod change;
+pub mod dhcp;
+mod leases;
+mod mac;
 mod names;
 mod netlink;
+mod routes;
+mod rules;
+#[cfg(test)]
+mod space;
 #[cfg(test)]
 mod tests_in_namespaces;
+#[cfg(test)]
+mod tests_of_leases;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 pub use apply::apply;
 pub use capture::capture;
+pub use mac::Mac;
 
 /// A node's network.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,9 +39,18 @@ pub struct Network {
     /// What carries its traffic. What stands on another comes after it.
     #[serde(default)]
     pub links: Vec<Link>,
-    /// The main routing table, without what the kernel makes by itself.
+    /// All routing tables but `local`, without what the kernel makes by itself.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// The rules that choose among the tables, but for the three that every kernel has.
+    #[serde(default)]
+    pub rules: Vec<Rule>,
+    /// The node's name, which it tells DHCP servers.
+    #[serde(default)]
+    pub host_name: String,
+    /// When it was recorded, seconds of the wall clock since 1970: what was lent then is lent for less now.
+    #[serde(default)]
+    pub captured_seconds: u64,
     /// What `/etc/resolv.conf` has to hold: name servers that can be reached from outside the OS.
     #[serde(default)]
     pub resolver: String,
@@ -56,6 +80,9 @@ pub struct Link {
     /// Its addresses.
     #[serde(default)]
     pub addresses: Vec<Address>,
+    /// Whether the kernel listens to IPv6 routers on it, and makes addresses of what they advertise; nothing without IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hears_routers: Option<bool>,
 }
 
 /// What an interface is.
@@ -99,6 +126,23 @@ pub struct Address {
     /// How long it is still lent, seconds; nothing, if it is the node's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_seconds: Option<u32>,
+    /// The kernel makes no route to its network.
+    #[serde(default)]
+    pub no_prefix_route: bool,
+    /// What the node's DHCP client tells of it, if it is lent and one does; only of IPv4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
+}
+
+/// What the node's DHCP client left of a lease, so that the same one is renewed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Who lent the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<Ipv4Addr>,
+    /// Whom the server takes this client for (option 61), in hexadecimal; nothing if it goes by the hardware address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
 }
 
 /// One route.
@@ -111,8 +155,9 @@ pub struct Route {
     /// Who passes packets on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<IpAddr>,
-    /// The interface.
-    pub over: String,
+    /// The interface, of a route that leads on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<String>,
     /// Under which own address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<IpAddr>,
@@ -122,48 +167,104 @@ pub struct Route {
     /// `via` is reached over the interface though no address says so (as clouds have it).
     #[serde(default)]
     pub on_link: bool,
+    /// The number of its table: 254 is `main`.
+    pub table: u32,
+    /// Where it leads.
+    #[serde(default)]
+    pub leads: Leads,
+    /// Who made it, as the kernel numbers them (`RTPROT_*`).
+    pub protocol: u8,
+    /// How far it reaches, as the kernel numbers that (`RT_SCOPE_*`).
+    pub scope: u8,
+    /// Largest packet that goes this way, bytes, where it is less than the interface's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
 }
 
-/// A hardware address.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Mac([u8; 6]);
-
-impl Mac {
-    /// One of six bytes that are not all zero.
-    pub fn of(bytes: &[u8]) -> Option<Self> {
-        let bytes: [u8; 6] = bytes.try_into().ok()?;
-        (bytes != [0; 6]).then_some(Self(bytes))
-    }
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Leads {
+    /// On, over an interface.
+    #[default]
+    On,
+    /// Nowhere, and nobody is told: `blackhole`.
+    Nowhere,
+    /// Nowhere, and the sender is told: `unreachable`.
+    Unreachable,
+    /// Nowhere, and the sender is told that it is forbidden: `prohibit`.
+    Prohibited,
+    /// Back to the rules, which go on: `throw`.
+    Back,
 }
 
-impl std::fmt::Display for Mac {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [first, rest @ ..] = self.0;
-        write!(f, "{first:02x}")?;
-        rest.iter().try_for_each(|byte| write!(f, ":{byte:02x}"))
-    }
+/// One rule that chooses a routing table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rule {
+    /// Of IPv6, not of IPv4.
+    pub ipv6: bool,
+    /// The lower, the sooner it is asked.
+    pub priority: u32,
+    /// It is for all packets that do not fit.
+    pub inverted: bool,
+    /// Where they come from, and the bits of it that count.
+    pub from: Option<(IpAddr, u8)>,
+    /// Where they go.
+    pub to: Option<(IpAddr, u8)>,
+    /// Their type of service; 0 is any.
+    pub type_of_service: u8,
+    /// The interface that they come over; `lo` for what this machine sends.
+    pub comes_over: Option<String>,
+    /// The interface to which the sending socket is bound.
+    pub leaves_over: Option<String>,
+    /// What the firewall marked them with.
+    pub mark: Option<u32>,
+    /// Which bits of the mark count.
+    pub mask: Option<u32>,
+    /// First and last number of the users who send them.
+    pub users: Option<(u32, u32)>,
+    /// What they carry: 6 is TCP.
+    pub ip_protocol: Option<u8>,
+    /// First and last port that they come from.
+    pub source_ports: Option<(u16, u16)>,
+    /// First and last port that they go to.
+    pub destination_ports: Option<(u16, u16)>,
+    /// Routes of at most so many bits do not count.
+    pub suppress_prefix: Option<u32>,
+    /// The table in which is looked.
+    pub table: u32,
+    /// Who made it, as the kernel numbers them (`RTPROT_*`).
+    pub protocol: u8,
+    /// What happens to such a packet.
+    pub then: Then,
 }
 
-impl std::fmt::Debug for Mac {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self}")
-    }
+/// What a rule does with the packets that it is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Then {
+    /// Looks into its table.
+    #[default]
+    Look,
+    /// Goes on at another rule.
+    Goto {
+        /// That rule's priority.
+        priority: u32,
+    },
+    /// Nothing: the place that another rule goes on at.
+    Nothing,
+    /// Drops them.
+    Drop,
+    /// Says that there is no way.
+    Unreachable,
+    /// Says that it is forbidden.
+    Prohibit,
 }
 
-impl From<Mac> for String {
-    fn from(mac: Mac) -> Self {
-        mac.to_string()
-    }
-}
-
-impl TryFrom<String> for Mac {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let bytes: Option<Vec<u8>> = text.split(':').map(|part| u8::from_str_radix(part, 16).ok()).collect();
-        bytes.as_deref().and_then(Self::of).ok_or_else(|| format!("{text:?} is no hardware address"))
-    }
+/// The wall clock, seconds since 1970.
+fn wall_clock_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 impl Network {
@@ -186,17 +287,32 @@ mod tests {
                 mtu: 9000,
                 kind: Kind::Vlan { below: "bond0".into(), id: 7, service: false },
                 port_of: None,
-                addresses: vec![Address { address: "10.0.0.2".parse().unwrap(), prefix: 24, valid_seconds: Some(600) }],
+                addresses: vec![Address {
+                    address: "10.0.0.2".parse().unwrap(),
+                    prefix: 24,
+                    valid_seconds: Some(600),
+                    no_prefix_route: true,
+                    lease: Some(Lease { server: Some([10, 0, 0, 1].into()), client_id: Some("01ff".into()) }),
+                }],
+                hears_routers: Some(true),
             }],
             routes: vec![Route {
                 to: "::".parse().unwrap(),
                 prefix: 0,
                 via: Some("fe80::1".parse().unwrap()),
-                over: "bond0.7".into(),
+                over: Some("bond0.7".into()),
                 source: None,
                 metric: Some(100),
                 on_link: true,
+                table: 254,
+                leads: Leads::On,
+                protocol: 4,
+                scope: 0,
+                mtu: None,
             }],
+            rules: vec![Rule { then: Then::Goto { priority: 7 }, ..Rule::default() }],
+            host_name: "node-1".into(),
+            captured_seconds: 1,
             resolver: "nameserver 10.0.0.1\n".into(),
             hosts: String::new(),
             left_out: Vec::new(),
@@ -205,13 +321,5 @@ mod tests {
         assert!(text.contains("02:00:00:00:00:fe"), "{text}");
         assert_eq!(serde_json::from_str::<Network>(&text).unwrap(), network);
         assert_eq!(network.valid_seconds(), Some(600));
-    }
-
-    #[test]
-    fn what_is_no_hardware_address_is_refused() {
-        for text in ["", "52:54:00", "52:54:00:12:34:5g", "00:00:00:00:00:00", "52:54:00:12:34:56:78"] {
-            assert!(Mac::try_from(text.to_owned()).is_err(), "{text}");
-        }
-        assert_eq!(Mac::of(&[0; 6]), None, "a tunnel has none");
     }
 }

@@ -1,75 +1,7 @@
 //! Networks made in namespaces, captured, and made again in others.
 
-use std::fs::File;
-use std::os::fd::AsFd;
-use std::path::Path;
-use std::process::Command;
-use std::thread;
-
-use netlink_packet_route::link::InfoKind;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-
-use super::apply::apply_with;
-use super::capture::capture_with;
+use super::space::{MAC_1, MAC_2, Space};
 use super::*;
-
-/// In a namespace the ends of cables stand for cards: real ones cannot be made.
-const CABLES: &[InfoKind] = &[InfoKind::Veth];
-
-/// A network namespace, for as long as this lives.
-struct Space(String);
-
-impl Space {
-    fn new(name: &str) -> Self {
-        let space = Self(format!("keepstate-{name}-{}", std::process::id()));
-        ip(&format!("netns add {}", space.0));
-        space
-    }
-
-    fn ip(&self, line: &str) {
-        ip(&format!("-n {} {line}", self.0));
-    }
-
-    /// Runs `act` in it, on a thread of its own: a thread that has entered does not come back.
-    fn within<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
-        let space = File::open(Path::new("/run/netns").join(&self.0)).unwrap();
-        let run = move || {
-            move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            act()
-        };
-        thread::scope(|scope| scope.spawn(run).join().unwrap())
-    }
-
-    /// A cable to another, whose end here has this name and hardware address.
-    fn cable(&self, other: &Self, name: &str, mac: &str) {
-        self.ip(&format!("link add {name} address {mac} type veth peer {name}-far netns {}", other.0));
-        other.ip(&format!("link set {name}-far up"));
-    }
-
-    fn captured(&self) -> Network {
-        let root = tempfile::tempdir().unwrap();
-        self.within(|| capture_with(root.path(), CABLES).unwrap())
-    }
-
-    fn applied(&self, network: &Network) -> Vec<String> {
-        let root = tempfile::tempdir().unwrap();
-        self.within(|| apply_with(network, root.path(), CABLES))
-    }
-}
-
-impl Drop for Space {
-    fn drop(&mut self) {
-        ip(&format!("netns del {}", self.0));
-    }
-}
-
-fn ip(line: &str) {
-    let output = Command::new("ip").args(line.split_whitespace()).output().expect("ip, from iproute2");
-    assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-const MAC_1: &str = "02:00:00:00:00:01";
-const MAC_2: &str = "02:00:00:00:00:02";
 
 /// Two cards: one with addresses of both kinds, one below a bridge.
 fn server(name: &str) -> (Space, Space) {
@@ -89,9 +21,6 @@ fn server(name: &str) -> (Space, Space) {
         "route add 198.51.100.1 dev lan0",
         "route add 203.0.113.0/24 via 198.51.100.99 dev lan0 onlink",
         "-6 route add default via fd00:7::1",
-        // Other tables, and what leads nowhere, are not taken along.
-        "route add 10.9.0.0/16 via 10.7.0.1 table 77",
-        "route add blackhole 10.10.0.0/16",
         "link add empty type bridge",
         "link set empty up",
     ] {
@@ -105,10 +34,12 @@ fn lasting(mut network: Network) -> Network {
     for link in &mut network.links {
         for address in &mut link.addresses {
             address.valid_seconds = None;
+            address.lease = None;
         }
         link.addresses.sort_by_key(|address| address.address);
     }
-    network.routes.sort_by_key(|route| (route.to, route.prefix, route.metric));
+    network.routes.sort_by_key(|route| (route.table, route.to, route.prefix, route.metric));
+    network.captured_seconds = 0;
     network
 }
 
@@ -123,8 +54,6 @@ fn a_network_is_made_again_where_cards_have_other_names() {
     let valid = was.valid_seconds().unwrap();
     assert!((900..=1000).contains(&valid), "{valid}");
     assert!(was.routes.iter().any(|route| route.on_link && route.prefix == 24), "{:?}", was.routes);
-    let to: Vec<_> = was.routes.iter().map(|route| route.to.to_string()).collect();
-    assert!(!to.iter().any(|to| to == "10.9.0.0" || to == "10.10.0.0"), "{to:?}");
 
     let (empty, far) = (Space::new("again"), Space::new("again-far"));
     // Discovered in another order, under other names.
@@ -140,14 +69,14 @@ fn a_network_is_made_again_where_cards_have_other_names() {
         }
     }
     for route in &mut is.routes {
-        if route.over == "eth1" {
-            "lan0".clone_into(&mut route.over);
+        if route.over.as_deref() == Some("eth1") {
+            route.over = Some("lan0".into());
         }
     }
     is.links.sort_by_key(|link| ["lan0", "lan1", "br0"].iter().position(|name| *name == link.name));
-    assert_eq!(lasting(is).links, lasting(was.clone()).links);
-    let (is, was_routes) = (lasting(empty.captured()).routes.len(), lasting(was).routes.len());
-    assert_eq!(is, was_routes);
+    let (is, was) = (lasting(is), lasting(was));
+    assert_eq!(is.links, was.links);
+    assert_eq!(is.routes, was.routes);
 }
 
 /// After a worker that died the next one does it again; and a takeover finds what systemd left.
@@ -172,4 +101,82 @@ fn what_cannot_be_made_is_said_and_the_rest_is_made() {
     let is = empty.captured();
     assert_eq!(is.links.len(), 2, "{:?}", is.links);
     assert!(is.links.iter().any(|link| link.name == "br0" && link.addresses.len() == 1), "{:?}", is.links);
+}
+
+/// What `ip` shows of rules and of routes in all tables, as lines in an order of their own.
+fn shown(space: &Space) -> Vec<String> {
+    let of = |line: &str| space.ip(line).lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
+    let rules = ["rule show", "-6 rule show"].map(of).concat();
+    let mut routes = ["route show table all", "-6 route show table all"].map(of).concat();
+    routes.sort();
+    [rules, routes].concat()
+}
+
+#[test]
+#[ignore = "needs root (network namespaces) and ip: run by ./test"]
+fn rules_and_all_tables_are_the_same_where_cards_have_other_names() {
+    let (server, _far) = server("policy");
+    for line in [
+        "link set lo up",
+        "route add default via 10.7.0.1 table 77",
+        "route add 10.7.0.0/24 dev lan0 scope link src 10.7.0.2 table 77",
+        "route add 10.9.0.0/16 via 10.7.0.9 mtu 1300 metric 5 proto 99 table 100000",
+        "route add blackhole 10.10.0.0/16",
+        "route add unreachable 10.11.0.0/16 metric 8 table 77",
+        "route add prohibit 10.12.0.0/16 table 77",
+        "route add throw 10.13.0.0/16 table 77",
+        "-6 route add default via fd00:7::9 table 78",
+        "-6 route add blackhole fd00:9::/64 table 78",
+        "rule add from 10.7.0.2 lookup 77 priority 100",
+        "rule add not to 10.0.0.0/8 fwmark 0x10/0xf0 lookup 100000 priority 101",
+        "rule add iif lan0 oif br0 tos 0x10 lookup 77 priority 102",
+        "rule add iif lo uidrange 0-99 ipproto tcp sport 1-10 dport 443 lookup 77 priority 103",
+        "rule add lookup main suppress_prefixlength 0 priority 104",
+        "rule add from 10.66.0.0/16 blackhole priority 105",
+        "rule add from 10.67.0.0/16 goto 32766 priority 106",
+        "-6 rule add from fd00:7::2 lookup 78 priority 100",
+        "-6 rule add to fd00:8::/32 prohibit priority 101",
+    ] {
+        server.ip(line);
+    }
+    let was = server.captured();
+    assert_eq!(was.left_out, ["interface empty (bridge)"]);
+
+    let (empty, far) = (Space::new("tables"), Space::new("tables-far"));
+    empty.cable(&far, "eth0", MAC_2);
+    empty.cable(&far, "eth1", MAC_1);
+    assert_eq!(empty.applied(&was), Vec::<String>::new());
+    let as_on_the_node = |line: &String| line.replace("eth1", "lan0").replace("eth0", "lan1").replace(" linkdown", "");
+    let (mut wanted, mut is) = (shown(&server), shown(&empty));
+    for lines in [&mut wanted, &mut is] {
+        // The interface that was not taken along, and what every interface with a carrier makes for itself.
+        lines.retain(|line| !line.contains("dev empty") && !line.contains("fe80:") && !line.contains("ff00:"));
+        *lines = lines.iter().map(as_on_the_node).collect();
+        lines.sort();
+    }
+    assert_eq!(is, wanted);
+    assert_eq!(empty.applied(&was), Vec::<String>::new(), "a second time");
+    let again = empty.captured();
+    assert_eq!(again.rules.len(), was.rules.len(), "no rule is there twice");
+}
+
+#[test]
+#[ignore = "needs root (network namespaces) and ip: run by ./test"]
+fn who_did_not_hear_routers_does_not_hear_them_again() {
+    let (server, _far) = server("heard");
+    let set = |name: &str, value: &str| {
+        server.within(|| std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}"), value).unwrap());
+    };
+    set("lan0/accept_ra", "0");
+    set("br0/accept_ra", "1");
+    let was = server.captured();
+    let heard = |network: &Network, name: &str| {
+        network.links.iter().find(|link| link.name == name).and_then(|link| link.hears_routers)
+    };
+    assert_eq!((heard(&was, "lan0"), heard(&was, "br0")), (Some(false), Some(true)));
+    set("br0/forwarding", "1");
+    assert_eq!(heard(&server.captured(), "br0"), Some(false), "a router hears no others");
+    set("br0/accept_ra", "0");
+    assert_eq!(server.applied(&was), Vec::<String>::new());
+    assert_eq!(heard(&server.captured(), "br0"), Some(true), "whether it forwards or not");
 }
