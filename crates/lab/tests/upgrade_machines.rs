@@ -108,7 +108,7 @@ fn a_server_keeps_its_data_by_kexec_with_uefi_on_nvme() {
 }
 
 /// In the trial OS: fills the disk with what must not be left when the old one comes back, and says no.
-const SAYS_NO: &str = "#!/bin/sh\ndd if=/dev/urandom of=/junk bs=1M count=64 conv=fsync\nrm -rf /usr/share/doc /boot/grub\n\
+const SAYS_NO: &str = "#!/bin/sh\ndd if=/dev/urandom of=/junk bs=1M count=64 conv=fsync 2>/dev/null\nrm -rf /usr/share/doc /boot/grub\n\
                        sync\nsleep 5\necho not well; exit 1\n";
 
 /// The disk is read from outside twice: when the imager has let go of the old root, and when it has put it back.

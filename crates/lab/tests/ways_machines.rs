@@ -32,13 +32,18 @@ impl Versions {
     /// Of the tiny system on disks of this size, with these words on the command lines of both, and these on the second's
     /// alone.
     fn make(size: &str, both: &str, second: &str) -> Self {
+        Self::make_with(size, both, second, &with_agent().more)
+    }
+
+    /// The same, with these of the baker's options for the second.
+    fn make_with(size: &str, both: &str, second: &str, more: &[String]) -> Self {
         let baker = Baker::portable().expect("a baker");
-        let bake = |version: u32, words: &str| {
+        let bake = |version: u32, words: &str, more: &[String]| {
             let command_line = format!("{COMMAND_LINE} {both} {words}").trim_end().to_owned();
-            let options = Options { size: size.into(), command_line, ..with_agent() };
+            let options = Options { size: size.into(), command_line, more: more.to_vec(), ..Options::default() };
             baker.bake(&Recipe::tiny(version).tree().expect("a tree"), &options).expect("a disk")
         };
-        let (v1, v2) = (bake(1, ""), bake(2, second));
+        let (v1, v2) = (bake(1, "", &with_agent().more), bake(2, second, more));
         Self::of(&baker, "tiny", v1, v2)
     }
 
@@ -221,6 +226,59 @@ fn a_system_with_uefi_and_nvme_is_upgraded_by_an_entry_of_the_firmware() {
     assert!(seen.contains("way in: boot-entry (firmware)"), "{seen}");
     let log = versions.upgrade(&mut machine);
     assert!(log.contains("on a fresh kernel, by BootEntry"), "{log}");
+}
+
+/// The order in which disks are found is no fact: between the old OS and the imager the data disk takes the root disk's
+/// place and name.
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn the_right_disk_is_flashed_whatever_it_is_called_by_then() {
+    let versions = Versions::make(SMALL, "", "");
+    let mut machine = versions.machine("ways-order", |machine| machine, "entry = \"boot-entry\"");
+    assert_eq!(root_disk(&mut machine), "vda");
+    machine.qmp("set-action", &json!({ "reboot": "shutdown" })).expect("QEMU does as it is told");
+    // What is prepared and given up is taken back, and can be had again.
+    versions.on(&mut machine, "prepare");
+    machine.sh("keepstate node abort").expect("given up");
+    assert!(machine.sh("keepstate node status").expect("an answer").contains("aborted"));
+    machine.sh("test ! -e /data/keepstate/undo.log && test ! -e /data/keepstate/stage").expect("nothing is left");
+    versions.order(&mut machine);
+    machine.wait_for_power_off(PREPARED).expect("it would restart now");
+    machine.attach_in_order(&["data", "root"]).expect("in the other order");
+    machine.power_on().expect("on");
+    machine.wait_for("the root disk is /dev/vdb", PREPARED).expect("the imager");
+    machine.wait_until_up(PREPARED).expect("the new OS");
+    assert_eq!((version(&mut machine).as_str(), root_disk(&mut machine).as_str()), ("2", "vdb"));
+    status(&mut machine, "passed its trial");
+    precious(&mut machine);
+}
+
+/// The kernel's name for the disk that the root stands on.
+fn root_disk(machine: &mut Machine) -> String {
+    let mount = machine.sh("sed -n 's/^[^ ]* [^ ]* \\([^ ]*\\) [^ ]* \\/ .*/\\1/p' /proc/self/mountinfo | tail -n 1");
+    let device = mount.expect("an answer");
+    let link = machine.sh(&format!("readlink -f /sys/dev/block/{device}")).expect("a link");
+    link.rsplit('/').nth(1).unwrap_or_default().to_owned()
+}
+
+/// An image without the agent is flashed like any other; nobody tries it, and nobody calls the old OS back by itself.
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn an_image_without_the_agent_can_be_flashed() {
+    let versions = Versions::make_with(SMALL, "", "", &[]);
+    let mut machine = versions.machine("ways-agentless", |machine| machine, "");
+    let seen = versions.on(&mut machine, "preflight");
+    assert!(seen.contains("warning  agent: "), "{seen}");
+    let boot_id = machine.boot_id().expect("a boot id");
+    versions.order(&mut machine);
+    machine.wait_for("leaving: restart", PREPARED).expect("out of the imager");
+    machine.wait_for_other_boot(&boot_id, PREPARED).expect("another boot");
+    assert_eq!(version(&mut machine), "2");
+    machine.sh("test ! -e /usr/bin/keepstate").expect("it has no agent");
+    let log = precious(&mut machine);
+    assert!(log.contains("next: Leave"), "{log}");
+    let ending = machine.sh("cat /data/keepstate/imager.json").expect("a report");
+    assert!(ending.contains("\"done\": true"), "{ending}");
 }
 
 /// Neither on the way in nor on the way out does the firmware run.

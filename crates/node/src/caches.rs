@@ -17,6 +17,7 @@ pub(crate) fn keep(node: &Node) -> Option<String> {
     let directories = directories(node)?;
     let kept = warmth::keep(&directories, node.place.directory(), &node.place.cache_map());
     Some(match kept {
+        Ok(dumped) if dumped.map.files.is_empty() => return None,
         Ok(dumped) => {
             let mib = dumped.map.bytes() >> 20;
             format!("{mib} MiB of {} files are cached, and kept in mind", dumped.map.files.len())
@@ -48,6 +49,7 @@ impl Loading {
     /// Waits for its end, which its deadline bounds. Gives what is to be said of it.
     pub(crate) fn finish(self) -> Option<String> {
         Some(match self.0?.join() {
+            Ok(Ok(loaded)) if loaded.bytes == 0 => return None,
             Ok(Ok(loaded)) => said(&loaded),
             Ok(Err(error)) => format!("caches: {}", chain(&error)),
             Err(_) => "caches: loading them panicked, which is a bug".into(),
