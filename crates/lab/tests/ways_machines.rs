@@ -334,6 +334,27 @@ fn a_worker_that_cannot_be_ended_is_ended_by_the_watchdog() {
     status(&mut machine, "failed; the old OS is as it was");
 }
 
+/// A kernel that does nothing any more but take interrupts: its own watchdog restarts the machine, into the old OS.
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn a_kernel_that_hangs_is_ended_by_its_watchdog() {
+    let versions = Versions::make(SMALL, "", "");
+    let limits = "imager = { watchdog-seconds = 10 }";
+    let mut machine = versions.machine("ways-hung", |machine| machine, limits);
+    versions.order(&mut machine);
+    machine.wait_for("is PID 1", UP).expect("the imager");
+    machine.throttle("root", MIB).expect("slow, so that nothing is written yet");
+    machine.wait_for("(Software Watchdog) is armed: 10 s", UP).expect("a watchdog");
+    machine.wait_for("what the job names is mounted", UP).expect("a worker at work");
+    machine.hang_kernel().expect("hung");
+    machine.wait_for("Initiating system reboot", UP).expect("the watchdog");
+    machine.throttle("root", 0).expect("fast");
+    machine.wait_until_up(UP).expect("up");
+    assert_eq!(version(&mut machine), "1");
+    status(&mut machine, "failed; the old OS is as it was");
+    machine.sh("cat /data/precious").expect("the data is there");
+}
+
 /// The kernel kills the worker, as it would for want of memory: PID 1 lives, and starts another.
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]

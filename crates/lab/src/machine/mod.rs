@@ -3,6 +3,7 @@
 mod arguments;
 mod console;
 mod disk;
+mod hang;
 mod power;
 mod qmp;
 mod shell;
@@ -377,6 +378,15 @@ impl Machine {
     /// A command of QEMU's own protocol, for what has no name here.
     pub fn qmp(&mut self, command: &str, arguments: &serde_json::Value) -> Result<serde_json::Value> {
         self.power()?.execute(command, arguments)
+    }
+
+    /// Hangs the guest's kernel: whatever it does now, it does for ever. Only interrupts are still taken.
+    pub fn hang_kernel(&mut self) -> Result<()> {
+        let folder = tempfile::tempdir().map_err(io("making a directory for", "a socket"))?;
+        let socket = folder.path().join("debugger");
+        let line = format!("gdbserver unix:{},server=on,wait=off", socket.display());
+        self.qmp("human-monitor-command", &json!({ "command-line": line }))?;
+        hang::hang(&socket)
     }
 
     fn set_link(&mut self, up: bool) -> Result<()> {
