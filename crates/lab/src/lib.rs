@@ -35,5 +35,5 @@ pub use client::{Client, Session};
 pub use error::{Error, Result};
 pub use machine::{Answer, Bus, Disk, Failing, Fault, Firmware, Machine};
 pub use run::say;
-pub use tree::{Recipe, Tree};
+pub use tree::{Recipe, Release, Tree};
 pub use versions::Versions;

@@ -19,6 +19,7 @@ pub struct Versions {
     /// The web server that machines fetch them from.
     pub store: Server,
     name: String,
+    baker: Baker,
     folder: tempfile::TempDir,
 }
 
@@ -32,20 +33,21 @@ impl Versions {
         let v2 = baker.bake(&recipes[1].tree()?, &onto)?;
         let folder = tempfile::tempdir().map_err(io("making a directory for", name))?;
         let store = folder.path().join("store");
-        let run = |line: &str| {
-            let mut command = run::command(&baker.binary().to_string_lossy(), line.split_whitespace());
-            run::output(command.current_dir(folder.path())).map(drop)
-        };
-        run("key new -o ci")?;
+        run_in(folder.path(), &baker, "key new -o ci")?;
         for (version, disk) in [(1, &v1), (2, &v2)] {
-            let pack = "--level 1 --sign ci.key";
-            run(&format!("image pack {} -o out --name {name} --version {version} {pack}", disk.display()))?;
-            run(&format!("image publish out/{name}@{version} --store {} --sign ci.key", store.display()))?;
+            publish(folder.path(), &baker, &format!("{name}@{version}"), disk)?;
         }
         let key = store.join("ci.pub");
         fs::copy(folder.path().join("ci.pub"), &key).map_err(io("writing", key.display()))?;
         let store = Server::start(&store)?;
-        Ok(Self { v1, v2, store, name: name.into(), folder })
+        Ok(Self { v1, v2, store, name: name.into(), baker, folder })
+    }
+
+    /// Publishes one more version, made from scratch.
+    pub fn publish(&self, version: u32, recipe: &Recipe, options: &Options) -> Result<()> {
+        let with_agent = Options { more: vec!["--with-agent".into()], ..options.clone() };
+        let disk = self.baker.bake(&recipe.tree()?, &with_agent)?;
+        publish(self.folder.path(), &self.baker, &format!("{}@{version}", self.name), &disk)
     }
 
     /// What a command on a machine that takes version `version` is called with: `keepstate node COMMAND NAME@VERSION`.
@@ -68,6 +70,21 @@ impl Versions {
     pub fn store_folder(&self) -> PathBuf {
         self.folder.path().join("store")
     }
+}
+
+/// Packs a disk as `image`, and puts it into the store of `folder`.
+fn publish(folder: &Path, baker: &Baker, image: &str, disk: &Path) -> Result<()> {
+    let (name, version) = image.split_once('@').unwrap_or((image, "1"));
+    let pack =
+        format!("image pack {} -o out --name {name} --version {version} --level 1 --sign ci.key", disk.display());
+    run_in(folder, baker, &pack)?;
+    run_in(folder, baker, &format!("image publish out/{image} --store store --sign ci.key"))
+}
+
+/// Runs one of our commands in `folder`.
+fn run_in(folder: &Path, baker: &Baker, line: &str) -> Result<()> {
+    let mut command = run::command(&baker.binary().to_string_lossy(), line.split_whitespace());
+    run::output(command.current_dir(folder)).map(drop)
 }
 
 /// Whether two files hold the same bytes; the length of the shorter counts.

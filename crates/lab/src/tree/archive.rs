@@ -5,8 +5,27 @@ use std::path::Path;
 use crate::error::Result;
 use crate::run;
 
-/// The release that the lab's systems are made of.
-const SUITE: &str = "bookworm";
+/// A release of Debian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// Debian 12: what the lab's systems are made of.
+    Bookworm,
+    /// Debian 13.
+    Trixie,
+}
+
+impl Release {
+    /// Its name.
+    pub(super) fn suite(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+        }
+    }
+}
+
+/// Users of services, whose numbers packages would choose by themselves, in each release another: made before any package.
+const USERS: [(&str, u32); 1] = [("etcd", 650)];
 /// Files that are made during installation get this time, 2026-11-01.
 const EPOCH: &str = "1793491200";
 
@@ -20,7 +39,8 @@ pub(super) enum Variant {
 }
 
 /// Makes a tree in `root`, which must not exist, of these packages and of what they need.
-pub(super) fn bootstrap(packages: &[&str], variant: Variant, root: &Path) -> Result<()> {
+pub(super) fn bootstrap(release: Release, packages: &[&str], variant: Variant, root: &Path) -> Result<()> {
+    let is_installed = variant == Variant::Installed;
     let variant = match variant {
         Variant::Installed => "--variant=minbase",
         Variant::Unpacked => "--variant=extract",
@@ -32,7 +52,13 @@ pub(super) fn bootstrap(packages: &[&str], variant: Variant, root: &Path) -> Res
     for left_out in ["/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*"] {
         bootstrap.arg(format!("--dpkgopt=path-exclude={left_out}"));
     }
-    bootstrap.arg(SUITE).arg(root).args(sources());
+    for (name, number) in USERS.iter().filter(|_| is_installed) {
+        let group = format!("chroot \"$1\" groupadd --system --gid {number} {name}");
+        let home = format!("--home-dir /var/lib/{name} --shell /usr/sbin/nologin");
+        let user = format!("chroot \"$1\" useradd --system --uid {number} --gid {number} {home} {name}");
+        bootstrap.args([format!("--essential-hook={group}"), format!("--essential-hook={user}")]);
+    }
+    bootstrap.arg(release.suite()).arg(root).args(sources(release));
     bootstrap.env("SOURCE_DATE_EPOCH", EPOCH);
     if let Some(parent) = root.parent() {
         bootstrap.env("TMPDIR", parent);
@@ -42,13 +68,14 @@ pub(super) fn bootstrap(packages: &[&str], variant: Variant, root: &Path) -> Res
 
 /// The sources of the suite that this machine's apt has; none, which leaves the choice to `mmdebstrap`, if it is of
 /// another release.
-fn sources() -> Vec<String> {
+fn sources(release: Release) -> Vec<String> {
     let format = "$(REPO_URI) $(SUITE) $(COMPONENT)";
     let mut targets = run::command("apt-get", ["indextargets", "--format", format, "Created-By: Packages"]);
-    sources_of(&run::output(&mut targets).unwrap_or_default())
+    sources_of(release, &run::output(&mut targets).unwrap_or_default())
 }
 
-fn sources_of(targets: &str) -> Vec<String> {
+fn sources_of(release: Release, targets: &str) -> Vec<String> {
+    let suite = release.suite();
     let line_of = |wanted: &str| {
         targets.lines().find_map(|target| {
             let mut fields = target.split_whitespace();
@@ -56,7 +83,7 @@ fn sources_of(targets: &str) -> Vec<String> {
             (suite == wanted && component == "main").then(|| format!("deb {uri} {suite} main"))
         })
     };
-    let suites = [SUITE.to_owned(), format!("{SUITE}-updates"), format!("{SUITE}-security")];
+    let suites = [suite.to_owned(), format!("{suite}-updates"), format!("{suite}-security")];
     suites.iter().map(|suite| line_of(suite)).collect::<Option<_>>().unwrap_or_default()
 }
 
@@ -78,9 +105,9 @@ mod tests {
     fn the_machine_s_own_sources_are_taken_if_it_has_all_of_them() {
         let targets =
             "http://mirror.example/debian/ bookworm main\nhttp://mirror.example/debian/ bookworm-updates main\n";
-        assert!(sources_of(targets).is_empty());
+        assert!(sources_of(Release::Bookworm, targets).is_empty());
         let whole = format!("{targets}http://mirror.example/debian-security/ bookworm-security main\n");
-        assert_eq!(sources_of(&whole)[0], "deb http://mirror.example/debian/ bookworm main");
-        assert_eq!(sources_of(&whole).len(), 3);
+        assert_eq!(sources_of(Release::Bookworm, &whole)[0], "deb http://mirror.example/debian/ bookworm main");
+        assert_eq!(sources_of(Release::Bookworm, &whole).len(), 3);
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use super::archive::{Variant, bootstrap};
+use super::archive::{Release, Variant, bootstrap};
 use crate::error::{Result, io};
 use crate::run;
 
@@ -52,8 +52,8 @@ pub(super) fn packages(more: &[String]) -> Vec<&str> {
 }
 
 /// Installs these packages.
-pub(super) fn install(packages: &[&str], root: &Path) -> Result<()> {
-    bootstrap(packages, Variant::Installed, root)
+pub(super) fn install(release: Release, packages: &[&str], root: &Path) -> Result<()> {
+    bootstrap(release, packages, Variant::Installed, root)
 }
 
 /// Makes a server of an installed Debian.

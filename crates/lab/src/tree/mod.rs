@@ -3,6 +3,7 @@
 mod archive;
 mod database;
 mod debian;
+mod etcd;
 mod initramfs;
 mod modules;
 mod tiny;
@@ -11,6 +12,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use std::{env, process};
+
+pub use archive::Release;
 
 use crate::error::{Error, Result, io};
 use crate::{run, tools};
@@ -31,9 +34,10 @@ const TINY: [&str; 10] = [
     PACKAGES_BY,
 ];
 /// What is made of Debian's.
-const DEBIAN: [&str; 6] = [
+const DEBIAN: [&str; 7] = [
     include_str!("debian.rs"),
     include_str!("database.rs"),
+    include_str!("etcd.rs"),
     include_str!("../../recipes/debian/control-shell.service"),
     include_str!("../../recipes/debian/ready.service"),
     include_str!("../../recipes/tiny/control-shell"),
@@ -56,6 +60,7 @@ pub enum System {
 pub struct Recipe {
     system: System,
     version: u32,
+    release: Release,
     packages: Vec<String>,
     own_mib: u32,
 }
@@ -72,14 +77,25 @@ pub struct Tree {
 }
 
 impl Recipe {
+    fn new(system: System, version: u32) -> Self {
+        Self { system, version, release: Release::Bookworm, packages: Vec::new(), own_mib: 0 }
+    }
+
+    /// Of another release of Debian; the tiny system is always of the same.
+    #[must_use]
+    pub fn release(mut self, release: Release) -> Self {
+        self.release = release;
+        self
+    }
+
     /// The tiny system, version 1, 2, …: about half of its files differ from version to version.
     pub fn tiny(version: u32) -> Self {
-        Self { system: System::Tiny, version, packages: Vec::new(), own_mib: 0 }
+        Self::new(System::Tiny, version)
     }
 
     /// The small Debian, version 1, 2, …
     pub fn debian(version: u32) -> Self {
-        Self { system: System::Debian, version, packages: Vec::new(), own_mib: 0 }
+        Self::new(System::Debian, version)
     }
 
     /// With another of Debian's packages; the tiny system has none. With `openssh-server`, root may come in with the
@@ -103,9 +119,9 @@ impl Recipe {
         if !packages.contains(&database::PACKAGE) {
             return Err(Error::Senseless(format!("without the package {} there are no data", database::PACKAGE)));
         }
-        let base = [&[PACKAGES_BY], packages.as_slice()].concat();
+        let base = [&[PACKAGES_BY, self.release.suite()], packages.as_slice()].concat();
         let cache = cache()?;
-        let installed = cached(&cache, "debian-base", &base, |root| debian::install(&packages, root))?;
+        let installed = cached(&cache, "debian-base", &base, |root| debian::install(self.release, &packages, root))?;
         let texts = [base.as_slice(), &DEBIAN].concat();
         cached(&cache, "debian-data", &texts, |root| database::data(&installed.root, root))
     }
@@ -131,9 +147,11 @@ impl Recipe {
             }
             System::Debian => {
                 let packages = debian::packages(&self.packages);
-                let base = [&[PACKAGES_BY], packages.as_slice()].concat();
-                let installed = cached(&cache, "debian-base", &base, |root| debian::install(&packages, root))?;
-                let has_database = packages.contains(&database::PACKAGE);
+                let base = [&[PACKAGES_BY, self.release.suite()], packages.as_slice()].concat();
+                let installed =
+                    cached(&cache, "debian-base", &base, |root| debian::install(self.release, &packages, root))?;
+                let has_database = packages.contains(&database::PACKAGE) && self.release == Release::Bookworm;
+                let has_etcd = packages.contains(&etcd::PACKAGE);
                 let key = if packages.contains(&"openssh-server") { ssh_key(&cache)? } else { String::new() };
                 let own = format!("{} MiB of its own", self.own_mib);
                 let texts = [base.as_slice(), &DEBIAN, &[&version, &key, &own]].concat();
@@ -143,6 +161,10 @@ impl Recipe {
                     if has_database {
                         database::own(root)?;
                         run::write(&root.join(debian::NODE_PATH), database::NODE)?;
+                    }
+                    if has_etcd {
+                        etcd::own(root)?;
+                        run::write(&root.join(debian::NODE_PATH), etcd::NODE)?;
                     }
                     Ok(())
                 })

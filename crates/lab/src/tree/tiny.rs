@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use super::archive::{Variant, bootstrap};
+use super::archive::{Release, Variant, bootstrap};
 use super::initramfs::Archive;
 use super::modules::Modules;
 use crate::error::{Error, Result, io};
@@ -34,7 +34,7 @@ const PAYLOAD_BYTES: usize = 64 << 10;
 
 /// Unpacks the packages that the tiny system takes files from.
 pub(super) fn unpack(root: &Path) -> Result<()> {
-    bootstrap(&PACKAGES, Variant::Unpacked, root)
+    bootstrap(Release::Bookworm, &PACKAGES, Variant::Unpacked, root)
 }
 
 /// Makes version `version` in `root` from the files in `source`.
