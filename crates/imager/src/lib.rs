@@ -7,16 +7,20 @@
 //!  keeps the watchdog quiet                          flashes, or undoes
 //!  a worker that dies is started again ◄──────────── says how it ended
 //!  leaves: into the new OS, or back into the old one
+//!
+//!  starts the operator's ways in ───────────────────► another child: SSH and HTTP (`access`)
 //! ```
 //! PID 1 does next to nothing, because the kernel dies with it. Whether the disk was written to decides what a failure
 //! means: before the first write the machine goes back into the old OS, after it there is no way but on.
 
+pub mod access;
 pub mod console;
 pub mod exit;
 pub mod identity;
 pub mod init;
 pub mod job;
 pub mod leave;
+mod marked;
 pub mod mounts;
 pub mod network;
 pub mod new_root;

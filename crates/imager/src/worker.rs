@@ -19,8 +19,10 @@ use model::report::{FlashReport, UndoReport};
 use serde::{Deserialize, Serialize};
 use sys::disk::{Caching, RealDisk};
 
+use crate::access::{Files, Phase};
 use crate::identity::Kept;
 use crate::job::{self, Job, Task};
+use crate::marked::Marked;
 use crate::{identity, mounts, network, new_root};
 
 /// How long disks may take to appear: controllers are still being looked through when PID 1 starts.
@@ -33,6 +35,10 @@ pub const WRITING: &str = "writing";
 pub const ENTERED: &str = "entered";
 /// Name of the file in [`crate::RUN`] that is there while the disk boots and does not hold yet what the node keeps.
 pub const UNFINISHED: &str = "unfinished";
+/// Name of the file in [`crate::RUN`] that is there from just before the first write to the disk on.
+pub const BEGUN: &str = "begun";
+/// Name of the file in [`crate::RUN`] that says why the job was stopped.
+pub const STOPPED: &str = "stopped";
 /// Name of the file in the job's results that says how it ended.
 pub const RESULT: &str = "imager.json";
 
@@ -151,23 +157,7 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
     for problem in problems {
         say(&format!("network: {problem}"));
     }
-    let mut ending = Ending {
-        format: 1,
-        upgrade: job.upgrade.clone(),
-        task,
-        done: false,
-        why: None,
-        seconds: 0.0,
-        entered: fs::read_to_string(Path::new(crate::RUN).join(ENTERED))
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(0.0),
-        ended: 0.0,
-        flash: None,
-        undo: None,
-        kept: Vec::new(),
-        left_out: Vec::new(),
-    };
+    let mut ending = Ending::begun(&job, task);
     let result = match task {
         Task::Flash => flash(&job, target).map(|(report, Kept { files, left_out })| {
             (ending.flash, ending.kept, ending.left_out) = (Some(report), files, left_out);
@@ -177,10 +167,47 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
     ending.done = result.is_ok();
     ending.why = result.as_ref().err().map(|error| chain(error));
     ending.seconds = begin.elapsed().as_secs_f64();
-    ending.ended = wall_clock();
-    let path = job.results.join(RESULT);
-    let bytes = serde_json::to_vec_pretty(&ending).expect("an ending has only string keys");
-    result.and(sys::replace_file(&path, &bytes).map_err(|source| Error::Write { path, source }))
+    result.and(ending.keep(&job))
+}
+
+/// Keeps the word that the job at `path` was stopped before the first write, and why, where the node reads how it ended. The
+/// worker that was stopped could not: it was ended.
+pub fn note(path: &Path) -> Result<(), Error> {
+    let job = Job::read(path)?;
+    let why = fs::read_to_string(Path::new(crate::RUN).join(STOPPED)).unwrap_or_default();
+    mount_all(&job)?;
+    let mut ending = Ending::begun(&job, job.task);
+    ending.why = Some(why);
+    ending.keep(&job)
+}
+
+impl Ending {
+    /// Of a job of which nothing is done yet.
+    fn begun(job: &Job, task: Task) -> Self {
+        let entered = fs::read_to_string(Path::new(crate::RUN).join(ENTERED));
+        Self {
+            format: 1,
+            upgrade: job.upgrade.clone(),
+            task,
+            done: false,
+            why: None,
+            seconds: 0.0,
+            entered: entered.ok().and_then(|text| text.parse().ok()).unwrap_or(0.0),
+            ended: 0.0,
+            flash: None,
+            undo: None,
+            kept: Vec::new(),
+            left_out: Vec::new(),
+        }
+    }
+
+    /// Puts it where the node reads it.
+    fn keep(mut self, job: &Job) -> Result<(), Error> {
+        self.ended = wall_clock();
+        let path = job.results.join(RESULT);
+        let bytes = serde_json::to_vec_pretty(&self).expect("an ending has only string keys");
+        sys::replace_file(&path, &bytes).map_err(|source| Error::Write { path, source })
+    }
 }
 
 /// Seconds of the wall clock, as the machine has it.
@@ -259,7 +286,8 @@ fn flash(job: &Job, mut target: Target) -> Result<(FlashReport, Kept), Error> {
     }
     let disk = target.open(&demands, Caching::Auto)?;
     let watch = Said::default();
-    let flash = Flash { disk: &disk, image: &opened.image, workers: flash::WORKERS, watch: &watch };
+    let marked = Marked::new(&disk, &begin);
+    let flash = Flash { disk: &marked, image: &opened.image, workers: flash::WORKERS, watch: &watch };
     let mut prepared = flash.reopen(&keep)?;
     say("the stage is read");
     mark(WRITING, &target.path.display().to_string())?;
@@ -281,7 +309,8 @@ fn keep_identity(disk: RealDisk, target: &Target) -> Result<Kept, Error> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Kept::default()),
         Err(error) => return Err(identity::Error::Bundle(error).into()),
     };
-    // The disk boots from here on. What it boots is not yet this node.
+    // The disk boots from here on. What it boots is not yet this node. Where it was equal already, this is the first write.
+    begin().map_err(|source| Error::Write { path: Path::new(crate::RUN).join(BEGUN), source })?;
     mark(UNFINISHED, "")?;
     disk.reread_partitions().map_err(|source| Error::Partitions { disk: target.path.clone(), source })?;
     // Whole disk and partition are not held at once.
@@ -322,7 +351,8 @@ fn undo(job: &Job, mut target: Target) -> Result<UndoReport, Error> {
         staged.map(|opened| opened.image).or_else(|_| open_elsewhere(&found))
     };
     let watch = Said::default();
-    let undo = Undo { disk: &disk, medium, found: &found, image: &image, workers: flash::WORKERS, watch: &watch };
+    let marked = Marked::new(&disk, &begin);
+    let undo = Undo { disk: &marked, medium, found: &found, image: &image, workers: flash::WORKERS, watch: &watch };
     mark(WRITING, &target.path.display().to_string())?;
     let mut report = undo.run()?;
     unmark(UNFINISHED)?;
@@ -348,6 +378,11 @@ fn mark(name: &str, text: &str) -> Result<(), Error> {
     fs::write(&path, text).map_err(|source| Error::Write { path, source })
 }
 
+/// Tells PID 1 that the disk is written to from now on.
+fn begin() -> std::io::Result<()> {
+    fs::write(Path::new(crate::RUN).join(BEGUN), "")
+}
+
 /// Takes that back.
 fn unmark(name: &str) -> Result<(), Error> {
     let path = Path::new(crate::RUN).join(name);
@@ -369,6 +404,7 @@ impl flash::Watch for Said {
         let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         *state = Some((name, bytes, Instant::now()));
         self.done.store(0, Ordering::Relaxed);
+        progress(name, 0, bytes);
         say(&format!("{name}, {} MiB", bytes >> 20));
     }
 
@@ -380,11 +416,18 @@ impl flash::Watch for Said {
             && last.elapsed() >= EVERY
         {
             *last = Instant::now();
+            progress(name, done, *all);
             say(&format!("{name}, {} of {} MiB", done >> 20, *all >> 20));
         }
     }
 
     fn pace(&self, _bytes: u64) {}
+}
+
+/// Says how far a phase is, to whoever asks for it.
+fn progress(name: &str, done_bytes: u64, all_bytes: u64) {
+    // Where memory is too short for this, the flash goes on all the same.
+    let _ = Files::at(Path::new(crate::RUN)).set_phase(&Phase { name: name.into(), done_bytes, all_bytes });
 }
 
 /// Says a line to PID 1.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use imager::job::Task;
 use imager::worker::{Ending, wall_clock};
 use steps::{Failure, Journal, What};
 
+use crate::access::Operators;
 use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
 use crate::identity::Bundle;
@@ -219,9 +221,10 @@ impl Node {
         self.place.forget_ending()?;
         let mut entrance = self.entrance()?;
         let environment = environment::recall(&self.place.environment())?;
-        let job = enter::job(Task::Undo, entrance.entry()?, record, &self.config, environment)?;
+        let operators = Operators::collect(&self.config.imager, Path::new("/"));
+        let job = enter::job(Task::Undo, entrance.entry()?, record, &self.config, environment, &operators)?;
         // The old root has what the node kept.
-        let given = enter::Given { job, identity: Bundle::default() };
+        let given = enter::Given { job, identity: Bundle::default(), operators };
         entrance.build(&given)?;
         entrance.arm(&given)?;
         entrance.restart().map_err(|failure| Error::Refused(failure.why))?;
