@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::access::{Child, Doing, Request, Told, Wish, seconds};
 use crate::console::{self, Console};
 use crate::job::{Exit, Job, Task};
 use crate::leave::{self, Verb};
-use crate::supervise::{Course, Disk, Ended, Next};
+use crate::supervise::{Course, Disk, Ended, Next, may};
 use crate::watchdog::Keeper;
-use crate::worker::{ENTERED, UNFINISHED, WRITING, chain, wall_clock};
+use crate::worker::{ENTERED, STOPPED, UNFINISHED, WRITING, chain, wall_clock};
 use crate::{JOB, RUN, WORKER, exit, mounts};
 
 /// Between two tries: what failed because something was not ready may be ready then.
@@ -24,6 +25,10 @@ const PAUSE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(50);
 /// How long loading the new OS's kernel may take before the firmware is asked instead. In emulation it takes two seconds.
 const LOADED_WITHIN: Duration = Duration::from_mins(1);
+/// How long it may take to keep the word that an operator stopped the job; its filesystem may not be mounted yet.
+const NOTED_WITHIN: Duration = Duration::from_secs(20);
+/// How often it is said that a person is needed.
+const SAID_EVERY: Duration = Duration::from_mins(1);
 /// A kernel that panics restarts after so many seconds, so that it can be read why; told to wait for ever, it would.
 const PANIC: (&str, &str) = ("/proc/sys/kernel/panic", "30");
 
@@ -46,12 +51,16 @@ pub fn run() -> ! {
             console.say(&format!("{doing} failed: {error}"));
         }
     }
-    let mut keeper = None;
-    let leave = catch_unwind(AssertUnwindSafe(|| serve(&console, verb, &mut keeper)));
+    let (mut keeper, mut access) = (None, None);
+    let leave = catch_unwind(AssertUnwindSafe(|| serve(&console, verb, &mut keeper, &mut access)));
     let mut leave = leave.unwrap_or_else(|_| {
         console.say("PID 1 panicked, which is a bug");
         after_panic()
     });
+    if let (Some(_), Some(access)) = (leave, &mut access) {
+        // Here only after a panic: it is ended before.
+        access.stop(|| ());
+    }
     if let (Some(verb), Some(keeper)) = (&mut leave, &mut keeper) {
         let running = keeper.stop();
         for one in &running {
@@ -70,15 +79,25 @@ pub fn run() -> ! {
     loop {
         console.say("waiting for a person: the disk does not boot");
         // A restart would lead nowhere, and end what a person could still look at.
-        match &mut keeper {
-            Some(keeper) => keeper.sleep(Duration::from_mins(1)),
-            None => thread::sleep(Duration::from_mins(1)),
+        let end = Instant::now() + SAID_EVERY;
+        while Instant::now() < end {
+            if let Some(keeper) = &mut keeper {
+                keeper.pet();
+            }
+            if let Some(access) = &mut access
+                && let Some(request) = access.look()
+                && let Err(why) = may(request.wish, Doing::NeedsPerson, true, disk_now)
+            {
+                access.answer(&request, false, why);
+            }
+            thread::sleep(LOOK);
         }
     }
 }
 
 /// Does the job. Gives the verb to leave with; nothing, if the machine must not be left.
-fn serve(console: &Arc<Console>, verb: Verb, keeper: &mut Option<Keeper>) -> Option<Verb> {
+fn serve(console: &Arc<Console>, verb: Verb, keeper: &mut Option<Keeper>, access: &mut Option<Child>) -> Option<Verb> {
+    let began = seconds();
     console.say(&format!("keepstate {} is PID 1, called to {verb}", env!("CARGO_PKG_VERSION")));
     // Somebody else's shutdown: the job waits for ours, which is a restart.
     if verb != Verb::Restart {
@@ -102,22 +121,68 @@ fn serve(console: &Arc<Console>, verb: Verb, keeper: &mut Option<Keeper>) -> Opt
     } else {
         release_old_root(console, keeper);
     }
+    let access = access.insert(Child::of(&job, Arc::clone(console)));
+    let mut told = Told {
+        upgrade: job.upgrade.clone(),
+        task: job.task,
+        doing: Doing::Working,
+        began,
+        deadline_seconds: job.deadline_seconds,
+    };
     let mut course = Course::new(job.task, job.undo.is_some());
     let (ended, next) = loop {
-        let ended = work(console, &job, course.task(), deadline, keeper);
+        told.task = course.task();
+        access.tell(&told);
+        let (ended, asked) = work(console, &job, course.task(), deadline, keeper, access);
         let disk = disk_now();
-        let next = course.next(ended, disk, Instant::now() >= deadline);
+        // The worker may have gone on after it was decided to end it: only now that it has ended does the disk tell.
+        let heeded = asked.as_ref().map(|request| match ended {
+            Ended::Done => Err("the work was done before it could be stopped"),
+            Ended::Failed => may(request.wish, Doing::Working, access.files().has_begun(), || disk),
+        });
+        let is_over = Instant::now() >= deadline || heeded == Some(Ok(()));
+        let next = course.next(ended, disk, is_over);
         console.say(&format!("the worker ended: {ended:?}; the disk: {disk:?}; next: {next:?}"));
+        if let (Some(request), Some(heeded)) = (&asked, heeded) {
+            if heeded.is_ok() {
+                note_stopped(console, request, keeper);
+            }
+            access.answer(request, heeded.is_ok(), heeded.err().unwrap_or("nothing was written: the machine restarts"));
+        }
         match next {
             Next::Work(_) => keeper.sleep(PAUSE),
             Next::Leave | Next::Stay => break (ended, next),
         }
     };
+    told.doing = if next == Next::Leave { Doing::Leaving } else { Doing::NeedsPerson };
+    access.tell(&told);
     // Into anything but the new OS the way leads through the firmware: what went wrong may be gone then.
     let is_new = next == Next::Leave && ended == Ended::Done && course.task() == Task::Flash;
-    let verb = if is_new && job.exit == Exit::Kexec { load_new(console, keeper) } else { Verb::Restart };
+    let verb = if is_new && job.exit == Exit::Kexec { load_new(console, keeper, access) } else { Verb::Restart };
+    if next == Next::Leave {
+        access.stop(|| keeper.pet());
+    }
     end(console, &job);
     (next == Next::Leave).then_some(verb)
+}
+
+/// Has it kept for the node that an operator stopped the job, and who.
+fn note_stopped(console: &Arc<Console>, request: &Request, keeper: &mut Keeper) {
+    let what = match request.wish {
+        Wish::Abort => "abort",
+        Wish::Reboot => "reboot",
+    };
+    let why = format!("an operator asked for it ({what}): {}", request.who);
+    console.say(&why);
+    let end = Instant::now() + NOTED_WITHIN;
+    let written = fs::write(Path::new(RUN).join(STOPPED), why);
+    let ended = run_child(console, "note", std::iter::empty(), keeper, |keeper| {
+        keeper.pet();
+        Instant::now() < end
+    });
+    if written.is_err() || ended != Ended::Done {
+        console.say("this could not be kept for the node: its journal will only say that the imager left no word");
+    }
 }
 
 /// Sees to it that a panic ends: before the first write in the old OS.
@@ -161,12 +226,21 @@ fn load_modules(console: &Console, keeper: &mut Keeper) {
 }
 
 /// Has the new OS's kernel loaded, and gives the verb that starts it; where that cannot be, the one that needs nothing.
-fn load_new(console: &Arc<Console>, keeper: &mut Keeper) -> Verb {
+fn load_new(console: &Arc<Console>, keeper: &mut Keeper, access: &mut Child) -> Verb {
     let end = Instant::now() + LOADED_WITHIN;
+    let mut is_stopped = false;
     let ended = run_child(console, "exit", std::iter::empty(), keeper, |keeper| {
         keeper.pet();
-        Instant::now() < end
+        if let Some(request) = access.look() {
+            let heeded = may(request.wish, Doing::Leaving, true, disk_now);
+            is_stopped |= heeded.is_ok();
+            access.answer(&request, heeded.is_ok(), heeded.err().unwrap_or("the machine restarts"));
+        }
+        Instant::now() < end && !is_stopped
     });
+    if is_stopped {
+        return Verb::Restart;
+    }
     if ended == Ended::Done && exit::is_loaded() {
         return Verb::Kexec;
     }
@@ -197,19 +271,41 @@ fn release_old_root(console: &Console, keeper: &mut Keeper) {
 
 /// Runs one worker to its end.
 ///
-/// Past the deadline, before the first write, it is ended. A worker that cannot be (it waits for a disk that does not
+/// Past the deadline, before the first write, it is ended; and when an operator wishes so, whose request is given back for an
+/// answer. A worker that cannot be (it waits for a disk that does not
 /// answer) and a look at such a disk are what the watchdog is for: it is told nothing any more, and the machine restarts.
-fn work(console: &Arc<Console>, job: &Job, task: Task, deadline: Instant, keeper: &mut Keeper) -> Ended {
+fn work(
+    console: &Arc<Console>,
+    job: &Job,
+    task: Task,
+    deadline: Instant,
+    keeper: &mut Keeper,
+    access: &mut Child,
+) -> (Ended, Option<Request>) {
     let name = match task {
         Task::Flash => "flash",
         Task::Undo => "undo",
     };
     // After the first write time is no reason to stop, and nobody looks at the disk again while somebody works on it.
     let (mut is_writing, mut is_late) = (false, false);
-    run_child(console, name, job.environment.iter(), keeper, |keeper| {
+    let mut asked = None;
+    let ended = run_child(console, name, job.environment.iter(), keeper, |keeper| {
+        if let Some(request) = access.look()
+            && !is_late
+        {
+            match may(request.wish, Doing::Working, access.files().has_begun(), disk_now) {
+                Ok(()) => {
+                    is_late = true;
+                    asked = Some(request);
+                }
+                Err(why) => access.answer(&request, false, why),
+            }
+        }
         if Instant::now() >= deadline && !is_writing && !is_late {
             match disk_now() {
                 Disk::Between | Disk::Unfinished => is_writing = true,
+                // It boots because it is finished: what is left to do is no reason to stop, either.
+                Disk::Boots if access.files().has_begun() => is_writing = true,
                 Disk::Boots => {
                     is_late = true;
                     console.say("time is over before the first write");
@@ -220,7 +316,8 @@ fn work(console: &Arc<Console>, job: &Job, task: Task, deadline: Instant, keeper
             keeper.pet();
         }
         !is_late
-    })
+    });
+    (ended, asked)
 }
 
 /// Runs this program as a child, until it ends. `go_on` is asked all the while; once it says no, the child is ended.
@@ -270,8 +367,8 @@ fn run_child<'a>(
     ended
 }
 
-/// Passes on what the worker says.
-fn relay(console: Arc<Console>, lines: impl Read + Send + 'static) -> thread::JoinHandle<()> {
+/// Passes on what a child says.
+pub(crate) fn relay(console: Arc<Console>, lines: impl Read + Send + 'static) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         for line in BufReader::new(lines).lines().map_while(Result::ok) {
             console.say(&line);

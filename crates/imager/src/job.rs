@@ -10,6 +10,7 @@ use flash::trace::Began;
 use model::Digest;
 use serde::{Deserialize, Serialize};
 
+use crate::access::Access;
 use crate::network::Network;
 
 /// The format of jobs that this release writes, and the formats that it reads.
@@ -56,6 +57,9 @@ pub struct Job {
     /// The network as the node had it.
     #[serde(default)]
     pub network: Network,
+    /// Where an operator gets in.
+    #[serde(default)]
+    pub access: Access,
     /// How long all may take before the first write, seconds.
     pub deadline_seconds: u64,
     /// After how long a silence of PID 1 a watchdog restarts the machine, seconds.
@@ -196,6 +200,7 @@ mod tests {
             results: "/place".into(),
             environment: BTreeMap::from([("AWS_REGION".into(), "eu-west-1".into())]),
             network: Network::default(),
+            access: Access { ssh_port: 22, http_port: 0 },
             deadline_seconds: 600,
             watchdog_seconds: 60,
         }

@@ -7,10 +7,13 @@
 //!  keeps the watchdog quiet                          flashes, or undoes
 //!  a worker that dies is started again ◄──────────── says how it ended
 //!  leaves: into the new OS, or back into the old one
+//!
+//!  starts the operator's ways in ───────────────────► another child: SSH and HTTP (`access`)
 //! ```
 //! PID 1 does next to nothing, because the kernel dies with it. Whether the disk was written to decides what a failure
 //! means: before the first write the machine goes back into the old OS, after it there is no way but on.
 
+pub mod access;
 pub mod console;
 pub mod exit;
 pub mod files;
@@ -18,6 +21,7 @@ pub mod identity;
 pub mod init;
 pub mod job;
 pub mod leave;
+mod marked;
 pub mod mounts;
 pub mod network;
 pub mod new_root;

@@ -1,5 +1,6 @@
 //! What PID 1 does when a worker has ended. Decided here, without doing anything, so that every case can be tried.
 
+use crate::access::{Doing, Wish};
 use crate::job::Task;
 
 /// How often a job is begun while the disk was not written to: once more, in case it was chance.
@@ -110,9 +111,57 @@ impl Course {
     }
 }
 
+/// Whether an operator's wish may be heeded, or why not. `has_begun`: whether a worker may have written to the disk; `disk`
+/// looks at it, which is done only where nobody writes.
+///
+/// It is asked twice: before the worker is ended for it, and after it has ended. In between the worker may have gone on.
+pub fn may(wish: Wish, doing: Doing, has_begun: bool, disk: impl FnOnce() -> Disk) -> Result<(), &'static str> {
+    match (doing, wish) {
+        (Doing::NeedsPerson, _) => {
+            Err("the disk does not boot, and a restart would lead nowhere: the log says what was tried")
+        }
+        // What is left is to load the new kernel, which a restart does without.
+        (Doing::Leaving, Wish::Reboot) => Ok(()),
+        (Doing::Leaving, Wish::Abort) => Err("the work is done, and the machine is about to be left"),
+        (Doing::Working, _) if has_begun => {
+            Err("the disk is being written to: there is no way but on; what cannot be finished is undone, and \
+             `keepstate node rollback` on the new OS takes the old one back")
+        }
+        (Doing::Working, _) => match disk() {
+            Disk::Boots => Ok(()),
+            Disk::Between => Err("the disk is half one and half another, and does not boot: there is no way but on"),
+            Disk::Unfinished => Err("the new OS lacks what the node keeps of the old one: there is no way but on"),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wish_is_heeded_only_while_the_disk_is_as_it_was_or_the_work_is_done() {
+        use Disk::{Between, Boots, Unfinished};
+        use Doing::{Leaving, NeedsPerson, Working};
+        let heeded = |wish, doing, has_begun, disk| may(wish, doing, has_begun, || disk).is_ok();
+        for wish in [Wish::Abort, Wish::Reboot] {
+            assert!(heeded(wish, Working, false, Boots));
+            for (has_begun, disk) in
+                [(true, Boots), (true, Between), (true, Unfinished), (false, Between), (false, Unfinished)]
+            {
+                assert!(!heeded(wish, Working, has_begun, disk), "{wish:?} {has_begun} {disk:?}");
+            }
+            for disk in [Boots, Between, Unfinished] {
+                assert!(!heeded(wish, NeedsPerson, true, disk), "{wish:?} {disk:?}");
+                assert_eq!(heeded(wish, Leaving, true, disk), wish == Wish::Reboot);
+            }
+        }
+    }
+
+    #[test]
+    fn a_disk_that_is_written_to_is_not_looked_at_for_a_wish() {
+        may(Wish::Abort, Doing::Working, true, || panic!("nobody looks while somebody writes")).unwrap_err();
+    }
 
     /// What a course does when its workers always fail, with the disk in this state.
     fn always_failing(task: Task, has_undo: bool, disk: Disk) -> Vec<Next> {

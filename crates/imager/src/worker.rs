@@ -19,8 +19,10 @@ use model::report::{FlashReport, UndoReport};
 use serde::{Deserialize, Serialize};
 use sys::disk::{Caching, RealDisk};
 
+use crate::access::{Files, Phase};
 use crate::identity::Kept;
 use crate::job::{self, Job, Task};
+use crate::marked::Marked;
 use crate::untouched::{Before, DataDisk};
 use crate::{identity, mounts, network, new_root};
 
@@ -34,6 +36,10 @@ pub const WRITING: &str = "writing";
 pub const ENTERED: &str = "entered";
 /// Name of the file in [`crate::RUN`] that is there while the disk boots and does not hold yet what the node keeps.
 pub const UNFINISHED: &str = "unfinished";
+/// Name of the file in [`crate::RUN`] that is there from just before the first write to the disk on.
+pub const BEGUN: &str = "begun";
+/// Name of the file in [`crate::RUN`] that says why the job was stopped.
+pub const STOPPED: &str = "stopped";
 /// Name of the file in the job's results that says how it ended.
 pub const RESULT: &str = "imager.json";
 
@@ -161,24 +167,7 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
     // Until the worker ends. What becomes of a lease is said, and holds nothing up.
     let say_it: network::dhcp::Say = Arc::new(say);
     let _leases = network::dhcp::keep(&job.network, &say_it);
-    let mut ending = Ending {
-        format: 1,
-        upgrade: job.upgrade.clone(),
-        task,
-        done: false,
-        why: None,
-        seconds: 0.0,
-        entered: fs::read_to_string(Path::new(crate::RUN).join(ENTERED))
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(0.0),
-        ended: 0.0,
-        flash: None,
-        undo: None,
-        kept: Vec::new(),
-        left_out: Vec::new(),
-        data_disks: Vec::new(),
-    };
+    let mut ending = Ending::begun(&job, task);
     let root = target.clone();
     let before = Before::look(&root, &job);
     let result = match task {
@@ -191,17 +180,48 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
     ending.why = result.as_ref().err().map(|error| chain(error));
     ending.seconds = begin.elapsed().as_secs_f64();
     // Twice, because a data disk that does not answer any more must not hide that the root disk is done.
-    let written = ending.write(&job.results);
+    let written = ending.keep(&job);
     ending.data_disks = before.compare(&root, &job);
     ending.data_disks.iter().for_each(|disk| say(&disk.to_string()));
-    result.and(written).and(ending.write(&job.results))
+    result.and(written).and(ending.keep(&job))
+}
+
+/// Keeps the word that the job at `path` was stopped before the first write, and why, where the node reads how it ended. The
+/// worker that was stopped could not: it was ended.
+pub fn note(path: &Path) -> Result<(), Error> {
+    let job = Job::read(path)?;
+    let why = fs::read_to_string(Path::new(crate::RUN).join(STOPPED)).unwrap_or_default();
+    mount_all(&job)?;
+    let mut ending = Ending::begun(&job, job.task);
+    ending.why = Some(why);
+    ending.keep(&job)
 }
 
 impl Ending {
-    /// Writes it into the directory of results, with the time.
-    fn write(&mut self, results: &Path) -> Result<(), Error> {
+    /// Of a job of which nothing is done yet.
+    fn begun(job: &Job, task: Task) -> Self {
+        let entered = fs::read_to_string(Path::new(crate::RUN).join(ENTERED));
+        Self {
+            format: 1,
+            upgrade: job.upgrade.clone(),
+            task,
+            done: false,
+            why: None,
+            seconds: 0.0,
+            entered: entered.ok().and_then(|text| text.parse().ok()).unwrap_or(0.0),
+            ended: 0.0,
+            flash: None,
+            undo: None,
+            kept: Vec::new(),
+            left_out: Vec::new(),
+            data_disks: Vec::new(),
+        }
+    }
+
+    /// Puts it where the node reads it.
+    fn keep(&mut self, job: &Job) -> Result<(), Error> {
         self.ended = wall_clock();
-        let path = results.join(RESULT);
+        let path = job.results.join(RESULT);
         let bytes = serde_json::to_vec_pretty(self).expect("an ending has only string keys");
         sys::replace_file(&path, &bytes).map_err(|source| Error::Write { path, source })
     }
@@ -283,7 +303,8 @@ fn flash(job: &Job, mut target: Target) -> Result<(FlashReport, Kept), Error> {
     }
     let disk = target.open(&demands, Caching::Auto)?;
     let watch = Said::default();
-    let flash = Flash { disk: &disk, image: &opened.image, workers: flash::WORKERS, watch: &watch };
+    let marked = Marked::new(&disk, &begin);
+    let flash = Flash { disk: &marked, image: &opened.image, workers: flash::WORKERS, watch: &watch };
     let mut prepared = flash.reopen(&keep)?;
     say("the stage is read");
     mark(WRITING, &target.path.display().to_string())?;
@@ -305,7 +326,8 @@ fn keep_identity(disk: RealDisk, target: &Target) -> Result<Kept, Error> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Kept::default()),
         Err(error) => return Err(identity::Error::Bundle(error).into()),
     };
-    // The disk boots from here on. What it boots is not yet this node.
+    // The disk boots from here on. What it boots is not yet this node. Where it was equal already, this is the first write.
+    begin().map_err(|source| Error::Write { path: Path::new(crate::RUN).join(BEGUN), source })?;
     mark(UNFINISHED, "")?;
     disk.reread_partitions().map_err(|source| Error::Partitions { disk: target.path.clone(), source })?;
     // Whole disk and partition are not held at once.
@@ -346,7 +368,8 @@ fn undo(job: &Job, mut target: Target) -> Result<UndoReport, Error> {
         staged.map(|opened| opened.image).or_else(|_| open_elsewhere(&found))
     };
     let watch = Said::default();
-    let undo = Undo { disk: &disk, medium, found: &found, image: &image, workers: flash::WORKERS, watch: &watch };
+    let marked = Marked::new(&disk, &begin);
+    let undo = Undo { disk: &marked, medium, found: &found, image: &image, workers: flash::WORKERS, watch: &watch };
     mark(WRITING, &target.path.display().to_string())?;
     let mut report = undo.run()?;
     unmark(UNFINISHED)?;
@@ -372,6 +395,11 @@ fn mark(name: &str, text: &str) -> Result<(), Error> {
     fs::write(&path, text).map_err(|source| Error::Write { path, source })
 }
 
+/// Tells PID 1 that the disk is written to from now on.
+fn begin() -> std::io::Result<()> {
+    fs::write(Path::new(crate::RUN).join(BEGUN), "")
+}
+
 /// Takes that back.
 fn unmark(name: &str) -> Result<(), Error> {
     let path = Path::new(crate::RUN).join(name);
@@ -393,6 +421,7 @@ impl flash::Watch for Said {
         let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         *state = Some((name, bytes, Instant::now()));
         self.done.store(0, Ordering::Relaxed);
+        progress(name, 0, bytes);
         say(&format!("{name}, {} MiB", bytes >> 20));
     }
 
@@ -404,11 +433,18 @@ impl flash::Watch for Said {
             && last.elapsed() >= EVERY
         {
             *last = Instant::now();
+            progress(name, done, *all);
             say(&format!("{name}, {} of {} MiB", done >> 20, *all >> 20));
         }
     }
 
     fn pace(&self, _bytes: u64) {}
+}
+
+/// Says how far a phase is, to whoever asks for it.
+fn progress(name: &str, done_bytes: u64, all_bytes: u64) {
+    // Where memory is too short for this, the flash goes on all the same.
+    let _ = Files::at(Path::new(crate::RUN)).set_phase(&Phase { name: name.into(), done_bytes, all_bytes });
 }
 
 /// Says a line to PID 1.

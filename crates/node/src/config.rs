@@ -88,13 +88,25 @@ pub struct Imager {
     pub deadline_seconds: u64,
     /// After how long a silence of its PID 1 a watchdog restarts the machine, seconds.
     pub watchdog_seconds: u32,
+    /// TCP port of its SSH, which takes a few commands of whoever has one of `authorized_keys`; 0: none.
+    pub ssh_port: u16,
+    /// TCP port of its HTTP, which gives log and status to whoever can reach it: nobody is asked who he is. 0: none.
+    pub http_port: u16,
+    /// The files with the keys that get in. None of their restrictions is ignored: such a key does not get in.
+    pub authorized_keys: Vec<PathBuf>,
 }
 
 impl Default for Imager {
     /// Ten minutes: enough to read a disk of 100 GiB again, where it is not known what was written. A minute: PID 1 does
-    /// nothing for longer than some seconds, unless the kernel hangs.
+    /// nothing for longer than some seconds, unless the kernel hangs. SSH where the node's own is, so that firewalls know it.
     fn default() -> Self {
-        Self { deadline_seconds: 600, watchdog_seconds: 60 }
+        Self {
+            deadline_seconds: 600,
+            watchdog_seconds: 60,
+            ssh_port: 22,
+            http_port: 0,
+            authorized_keys: vec!["/root/.ssh/authorized_keys".into()],
+        }
     }
 }
 
@@ -189,6 +201,12 @@ impl Config {
             let names = preflight::datastores::ALL.map(|datastore| datastore.name);
             return wrong(&format!("{:?} is no datastore that is known: {}", pair.datastore, names.join(", ")));
         }
+        if config.imager.ssh_port != 0 && config.imager.ssh_port == config.imager.http_port {
+            return wrong("SSH and HTTP cannot share a port: ssh-port and http-port have to differ");
+        }
+        if config.imager.authorized_keys.iter().any(|path| !path.is_absolute()) {
+            return wrong("authorized-keys has to be a list of absolute paths");
+        }
         if config.trial.deadline_seconds == 0 {
             return wrong("a trial without any time cannot succeed: deadline-seconds has to be above zero");
         }
@@ -228,10 +246,13 @@ mod tests {
     fn all_of_it_is_read() {
         let text = "place = '/data/keepstate'\nstore = 's3://images/os'\ntrust = ['/etc/keepstate/ci.pub']\n\
                     entry = 'boot-entry'\nexit = 'kexec'\n[imager]\nwatchdog-seconds = 10\n\
+                    ssh-port = 0\nhttp-port = 8080\nauthorized-keys = []\n\
                     [trial]\ndeadline-seconds = 60\nunits = ['mariadb.service']\nports = [3306]\ncommit = false\n";
         let config = parse(text).unwrap();
         assert_eq!((config.entry, config.exit), (Some(Entry::BootEntry), Exit::Kexec));
-        assert_eq!(config.imager.watchdog_seconds, 10);
+        assert_eq!((config.imager.watchdog_seconds, config.imager.deadline_seconds), (10, 600));
+        assert_eq!((config.imager.ssh_port, config.imager.http_port), (0, 8080));
+        assert_eq!(config.imager.authorized_keys, Vec::<PathBuf>::new());
         assert_eq!((config.trial.ports, config.trial.commit), (vec![3306], false));
     }
 
@@ -256,6 +277,8 @@ mod tests {
             ("place = '/data'\n[imager]\ndeadline-seconds = 0", "above zero"),
             ("place = '/data'\nentry = 'grub'", "boot-entry"),
             ("place = '/data'\n[imager]\nwatchdog-seconds = 1", "watchdog-seconds"),
+            ("place = '/data'\n[imager]\nhttp-port = 22", "ssh-port and http-port"),
+            ("place = '/data'\n[imager]\nauthorized-keys = ['.ssh/keys']", "absolute paths"),
             ("place = '/data'\n[trial]\nports = [99999]", "ports"),
             ("place = '/data'\n[trial]\nunits = ['mariadb']", "no unit"),
             ("place = '/data'\n[trial]\nunits = ['../x.service']", "no unit"),

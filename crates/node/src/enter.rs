@@ -7,6 +7,7 @@ use boot::initramfs::Source;
 use imager::Job;
 use imager::job::{Entry, FORMAT, Task};
 
+use crate::access::Operators;
 use crate::config::Config;
 use crate::entrance::Files;
 use crate::environment::Environment;
@@ -29,23 +30,33 @@ pub struct Given {
     pub job: Job,
     /// What the node keeps of itself.
     pub identity: Bundle,
+    /// Who will get in.
+    pub operators: Operators,
 }
 
 impl Given {
-    /// As files beside the program: the job, what is kept, and the certificates that the node believes.
+    /// As files beside the program: the job, what is kept, the certificates that the node believes, and the keys of operators
+    /// and node.
     pub(crate) fn files(&self) -> Files {
         let name = imager::JOB.rsplit('/').next().unwrap_or_default();
         let certificates = certificates().map(|path| (CERTIFICATES.to_owned(), Source::File(path)));
         let kept = &self.identity.archive;
         let identity = (!kept.is_empty()).then(|| (IDENTITY.to_owned(), Source::Bytes(kept.clone())));
         let job = (name.to_owned(), Source::Bytes(self.job.to_bytes()));
-        std::iter::once(job).chain(certificates).chain(identity).collect()
+        std::iter::once(job).chain(certificates).chain(identity).chain(self.operators.files()).collect()
     }
 }
 
 /// The job that does `task` for the upgrade, in an imager that is entered by `entry`, with what says how the store is
-/// reached.
-pub(crate) fn job(task: Task, entry: Entry, record: &Record, config: &Config, environment: Environment) -> Result<Job> {
+/// reached and who gets in.
+pub(crate) fn job(
+    task: Task,
+    entry: Entry,
+    record: &Record,
+    config: &Config,
+    environment: Environment,
+    operators: &Operators,
+) -> Result<Job> {
     let place = Place::at(&config.place);
     let path = "/proc/self/mountinfo";
     let mountinfo =
@@ -67,6 +78,7 @@ pub(crate) fn job(task: Task, entry: Entry, record: &Record, config: &Config, en
         results: there.directory().into(),
         environment: in_imager(environment),
         network: imager::network::capture(Path::new("/")).map_err(Error::Network)?,
+        access: operators.access,
         deadline_seconds: config.imager.deadline_seconds,
         watchdog_seconds: config.imager.watchdog_seconds,
     })

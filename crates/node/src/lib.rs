@@ -9,6 +9,7 @@
 //! Everything that has to last stands in the *place*: a directory that the user named, on a disk that is not flashed. There
 //! the journal says where an upgrade stands, whichever OS reads it.
 
+pub mod access;
 mod caches;
 pub mod config;
 pub mod enter;

@@ -11,7 +11,7 @@
 //! (an init that is not systemd, units that nobody named), whatever starts has started when the trial begins.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use imager::job::Task;
 use imager::worker::{chain, wall_clock};
 use steps::{Failure, Journal, What};
 
+use crate::access::Operators;
 use crate::caches::Loading;
 use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
@@ -161,7 +162,7 @@ impl Node {
     /// The first phase: the OS, its datastore still stopped.
     fn judge_system(&self, record: &Record, end: Instant) -> Result<(), Failure> {
         let cannot = |doing: &str, error: &Error| Failure::last(format!("{doing}: {}", chain(error)));
-        let root = Target::below(std::path::Path::new("/"));
+        let root = Target::below(Path::new("/"));
         let root = root.map_err(|error| cannot("looking for the root disk", &error.into()))?;
         loop {
             let now = Surroundings::look(&root).map_err(|error| cannot("looking around", &error))?;
@@ -292,9 +293,10 @@ impl Node {
         self.place.forget_ending()?;
         let mut entrance = self.entrance()?;
         let environment = environment::recall(&self.place.environment())?;
-        let job = enter::job(Task::Undo, entrance.entry()?, record, &self.config, environment)?;
+        let operators = Operators::collect(&self.config.imager, Path::new("/"));
+        let job = enter::job(Task::Undo, entrance.entry()?, record, &self.config, environment, &operators)?;
         // The old root has what the node kept.
-        let given = enter::Given { job, identity: Bundle::default() };
+        let given = enter::Given { job, identity: Bundle::default(), operators };
         entrance.build(&given)?;
         entrance.arm(&given)?;
         entrance.restart().map_err(|failure| Error::Refused(failure.why))?;

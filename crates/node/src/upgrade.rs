@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use model::report::FlashPlan;
 use steps::{Course, Failure, Step};
 
+use crate::access::Operators;
 use crate::entrance::{self, Entrance};
 use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
@@ -53,9 +54,10 @@ impl Under {
         let (place, environment) = (&self.node.place, environment::here());
         environment::remember(&environment, &place.environment())?;
         let entry = self.entrance.entry()?;
-        let job = enter::job(Task::Flash, entry, &self.record, &self.node.config, environment)?;
+        let operators = Operators::collect(&self.node.config.imager, Path::new("/"));
+        let job = enter::job(Task::Flash, entry, &self.record, &self.node.config, environment, &operators)?;
         let identity = identity::collect(&self.node.config.identity, Path::new("/")).map_err(Error::Identity)?;
-        Ok(enter::Given { job, identity })
+        Ok(enter::Given { job, identity, operators })
     }
 }
 

@@ -12,6 +12,9 @@ pub(crate) struct Args {
     job: PathBuf,
     /// What of it
     task: Way,
+    /// Where PID 1 and its children keep what they tell each other
+    #[arg(long, value_name = "DIR", default_value = imager::RUN)]
+    run: PathBuf,
 }
 
 /// A task, as it is written on the command line.
@@ -21,6 +24,10 @@ enum Way {
     Undo,
     /// Load the new OS's kernel.
     Exit,
+    /// Let an operator see in.
+    Access,
+    /// Keep the word that an operator stopped it.
+    Note,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -28,6 +35,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Way::Flash => Task::Flash,
         Way::Undo => Task::Undo,
         Way::Exit => return Ok(imager::exit::run(&args.job)?),
+        Way::Access => return Ok(imager::access::run(&args.job, &args.run)?),
+        Way::Note => return Ok(imager::worker::note(&args.job)?),
     };
     Ok(imager::worker::run(&args.job, task)?)
 }

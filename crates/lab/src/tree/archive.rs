@@ -53,9 +53,8 @@ pub(super) fn bootstrap(release: Release, packages: &[&str], variant: Variant, r
         bootstrap.arg(format!("--dpkgopt=path-exclude={left_out}"));
     }
     for (name, number) in USERS.iter().filter(|_| is_installed) {
-        let group = format!("chroot \"$1\" groupadd --system --gid {number} {name}");
-        let home = format!("--home-dir /var/lib/{name} --shell /usr/sbin/nologin");
-        let user = format!("chroot \"$1\" useradd --system --uid {number} --gid {number} {home} {name}");
+        let group = format!("echo {name}:x:{number}: >>\"$1/etc/group\"");
+        let user = format!("echo {name}:x:{number}:{number}::/var/lib/{name}:/usr/sbin/nologin >>\"$1/etc/passwd\"");
         bootstrap.args([format!("--essential-hook={group}"), format!("--essential-hook={user}")]);
     }
     bootstrap.arg(release.suite()).arg(root).args(sources(release));

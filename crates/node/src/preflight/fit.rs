@@ -1,5 +1,6 @@
 //! Whether the image can run on this machine, and the imager too.
 
+use imager::access::Access;
 use model::manifest::BootMode;
 
 use super::{Facts, IMAGER_BYTES, Verdict, fine, refused, unknown, warning};
@@ -69,6 +70,30 @@ pub(super) fn way_in(facts: &Facts<'_>) -> Verdict {
         Ok(seen) => fine(seen),
         Err(why) => refused(why, "cure one of these, or name another `entry` in /etc/keepstate/node.toml"),
     }
+}
+
+/// Who can look into the imager. It does its work without anybody.
+pub(super) fn operators(facts: &Facts<'_>) -> Verdict {
+    let operators = &facts.operators;
+    let Access { ssh_port, http_port } = operators.access;
+    let mut ways = Vec::new();
+    if ssh_port != 0 {
+        ways.push(format!("SSH on port {ssh_port} for {} authorized keys", operators.keys));
+    }
+    if http_port != 0 {
+        ways.push(format!("HTTP on port {http_port} for whoever can reach it, to read log and status"));
+    }
+    if ways.is_empty() {
+        ways.push("the imager can be seen only on the console".into());
+    }
+    if operators.lacks_keys {
+        ways.push(
+            "there is no SSH: no file of `authorized-keys` in [imager] of /etc/keepstate/node.toml has a key".into(),
+        );
+    }
+    let is_seen = !operators.lacks_keys && operators.left_out.is_empty();
+    let said = ways.into_iter().chain(operators.left_out.iter().cloned()).collect::<Vec<_>>().join("; ");
+    if is_seen { fine(said) } else { warning(said) }
 }
 
 /// Much of what follows is asked of the image: where it says nothing, nothing is known.

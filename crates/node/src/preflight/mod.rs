@@ -21,6 +21,7 @@ use model::Manifest;
 use model::manifest::{BootMode, Formats};
 use serde::Serialize;
 
+use crate::access::Operators;
 use crate::config::Pair;
 
 pub use collect::Depth;
@@ -63,6 +64,8 @@ pub struct Facts<'a> {
     pub architecture: &'a str,
     /// The way into the imager that is gone, and what is said of the others; or why none can be.
     pub way_in: Result<String, String>,
+    /// Who will get into the imager.
+    pub operators: Operators,
     /// Who owns data: each path with the names and numbers of its owner and group on this node.
     pub data_owners: Vec<DataOwner>,
     /// What would format something in the user-data that cloud-init has seen here; why that is not known.
@@ -196,7 +199,7 @@ fn unknown(what: &str) -> Verdict {
 /// All checks, in the order in which a person would want to read them.
 pub fn check(facts: &Facts<'_>) -> Vec<Finding> {
     type Check = fn(&Facts<'_>) -> Verdict;
-    let checks: [(&'static str, Check); 20] = [
+    let checks: [(&'static str, Check); 21] = [
         ("root disk", fit::root_disk),
         ("data on the root disk", data::on_root_disk),
         ("size", fit::size),
@@ -207,6 +210,7 @@ pub fn check(facts: &Facts<'_>) -> Vec<Finding> {
         ("space", room::space),
         ("memory", fit::memory),
         ("way in", fit::way_in),
+        ("operators", fit::operators),
         ("image's facts", fit::image_facts),
         ("data mounts", data::mounts),
         ("owners of data", data::owners),

@@ -75,6 +75,7 @@ fn facts(manifest: &Manifest) -> Facts<'_> {
         boot_mode: BootMode::Uefi,
         architecture: "x86_64",
         way_in: Ok("takeover".into()),
+        operators: Operators::default(),
         data_owners: vec![DataOwner { path: "/data".into(), user: mysql(105), group: mysql(112) }],
         on_root_disk: Ok(vec![]),
         space: Ok(space(8 << 30)),
@@ -416,6 +417,30 @@ fn an_image_that_lets_nobody_in_is_refused() {
     is_refused(&verdict("login", keys_only, |_| {}), &["no SSH server"]);
     is_refused(&verdict("login", closed, |facts| facts.keeps_authorized_keys = true), &["no SSH server"]);
     is_refused(&verdict("login", |image| image.facts = None, |_| {}), &["not known"]);
+}
+
+#[test]
+fn whether_an_operator_will_get_into_the_imager_is_said_and_never_refused() {
+    let said = |access: (u16, u16), keys: usize, left_out: usize| {
+        let access = imager::access::Access { ssh_port: access.0, http_port: access.1 };
+        let left_out = vec!["the authorized key in line 3 is left out: x".to_owned(); left_out];
+        let finding = verdict(
+            "operators",
+            |_| {},
+            |facts| {
+                (facts.operators.access, facts.operators.keys, facts.operators.left_out) = (access, keys, left_out);
+            },
+        );
+        assert!(!finding.is_refusal());
+        finding.to_string()
+    };
+    assert!(said((22, 0), 2, 0).contains("SSH on port 22 for 2 authorized keys"));
+    assert!(said((22, 80), 1, 1).contains("HTTP on port 80 for whoever can reach it"));
+    assert!(said((22, 80), 1, 1).contains("line 3"));
+    assert!(said((0, 0), 0, 0).contains("only on the console"));
+    let lacks = verdict("operators", |_| {}, |facts| facts.operators.lacks_keys = true).to_string();
+    assert!(lacks.contains("no file of `authorized-keys`"), "{lacks}");
+    assert!(said((0, 0), 0, 1).contains("line 3"));
 }
 
 #[test]

@@ -19,6 +19,7 @@ use image::Opened;
 use image::facts::{ImageFiles, dpkg_status};
 
 use super::{Facts, Finding, RootDisk, check};
+use crate::access::Operators;
 use crate::enter;
 use crate::identity;
 use crate::machine::Machine;
@@ -65,6 +66,7 @@ impl Node {
             firmware: firmware::read(machine),
             architecture: std::env::consts::ARCH,
             way_in: self.entrance().map_err(|error| imager::worker::chain(&error)).and_then(|way| way.seen()),
+            operators: Operators::collect(&self.config.imager, machine.root()),
             data_owners: self.config.data.iter().flat_map(|path| owners::of(machine, path)).collect(),
             user_data: user_data::formats(machine),
             needs: disk
