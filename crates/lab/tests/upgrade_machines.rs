@@ -107,6 +107,41 @@ fn a_server_keeps_its_data_by_kexec_with_uefi_on_nvme() {
     a_server_keeps_its_data("upgrade-kexec-uefi", "kexec", Firmware::Uefi, Bus::Nvme);
 }
 
+/// An operator comes into the imager with the key that lets him into the node, looks, and stops it before the first write.
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn an_operator_looks_into_the_imager_and_stops_it() {
+    let mut server = Server::start("upgrade-operator", 0).expect("a server");
+    server.node("prepare", 2).expect("prepared");
+    let boot_id = server.machine.boot_id().expect("a boot id");
+    let command = format!("{} --yes", server.versions.command("upgrade", 2));
+    let machine = &mut server.machine;
+    machine.sh_within(&command, PREPARED).expect("under way");
+    machine.wait_for("is PID 1", PREPARED).expect("the imager");
+    machine.throttle("root", 64 << 10).expect("slow, so that nothing is written yet");
+    machine.wait_for("what the job names is mounted", UP).expect("a worker at work");
+    let begin = Instant::now();
+    let seen = loop {
+        match machine.ssh("status", UP) {
+            Ok(seen) => break seen,
+            Err(error) => assert!(begin.elapsed() < UP, "nobody gets in: {error}"),
+        }
+    };
+    say(&seen);
+    assert!(seen.contains("not written to"), "{seen}");
+    let log = machine.ssh("log", UP).expect("the log");
+    assert!(log.contains("is PID 1, called to restart"), "{log}");
+    assert!(machine.ssh("sh", UP).is_err(), "there is no shell");
+    say(&machine.ssh("abort", UP).expect("stopped"));
+    machine.throttle("root", 0).expect("fast");
+    machine.wait_for_other_boot(&boot_id, PREPARED).expect("another boot");
+    let status = server.status("failed; the old OS is as it was").expect("a verdict");
+    assert!(status.contains("an operator asked for it"), "{status}");
+    assert_eq!(server.version().expect("a version"), "1");
+    let promised = server.client.answers();
+    assert!(server.rows().expect("rows") >= promised, "no row is lost that was promised");
+}
+
 /// In the trial OS: fills the disk with what must not be left when the old one comes back, and says no.
 const SAYS_NO: &str = "#!/bin/sh\ndd if=/dev/urandom of=/junk bs=1M count=64 conv=fsync 2>/dev/null\nrm -rf /usr/share/doc /boot/grub\n\
                        sync\nsleep 5\necho not well; exit 1\n";
