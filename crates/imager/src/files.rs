@@ -48,7 +48,9 @@ impl Files {
             for number in [data.ino(), u64::from(data.mode()), owner, data.size()] {
                 hasher.update(&number.to_le_bytes());
             }
-            changed.iter().for_each(|number| _ = hasher.update(&number.to_le_bytes()));
+            for number in changed {
+                hasher.update(&number.to_le_bytes());
+            }
             if data.is_dir() {
                 let entries = fs::read_dir(&path)?.collect::<io::Result<Vec<_>>>()?;
                 let mut names: Vec<_> = entries.into_iter().map(|entry| entry.path()).collect();

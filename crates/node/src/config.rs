@@ -44,6 +44,9 @@ pub struct Config {
     /// What the node keeps of itself.
     #[serde(default)]
     pub identity: identity::Settings,
+    /// The directory, on a data disk, that the old OS's logs are copied to; without one they are lost with the old root.
+    #[serde(default)]
+    pub old_logs: Option<PathBuf>,
     /// The way into the imager; the first that can work, if none is named.
     #[serde(default)]
     pub entry: Option<Entry>,
@@ -181,6 +184,9 @@ impl Config {
         if !config.place.is_absolute() {
             return wrong("place has to be an absolute path");
         }
+        if config.old_logs.as_ref().is_some_and(|path| !path.is_absolute()) {
+            return wrong("old-logs has to be an absolute path");
+        }
         if let Some(why) = config.identity.wrong() {
             return wrong(&why);
         }
@@ -273,6 +279,7 @@ mod tests {
             ("", "place"),
             ("place = 'data'", "absolute"),
             ("place = '/data'\nplcae = 1", "plcae"),
+            ("place = '/data'\nold-logs = 'logs'", "absolute"),
             ("place = '/data'\n[trial]\ndeadline-seconds = 0", "above zero"),
             ("place = '/data'\n[imager]\ndeadline-seconds = 0", "above zero"),
             ("place = '/data'\nentry = 'grub'", "boot-entry"),

@@ -24,6 +24,7 @@ mod learn;
 pub mod machine;
 mod names;
 pub mod node;
+mod old_logs;
 pub mod outage;
 mod packages;
 pub mod place;

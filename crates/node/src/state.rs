@@ -19,6 +19,8 @@ pub mod step {
     pub const WARMTH: &str = "warmth";
     /// The datastore at rest.
     pub const QUIESCE: &str = "quiesce";
+    /// The old OS's logs are copied.
+    pub const LOGS: &str = "logs";
     /// The next restart leads into the imager.
     pub const ARM: &str = "arm";
     /// The restart was asked for.
@@ -102,6 +104,7 @@ impl State {
                     | step::DRAIN
                     | step::WARMTH
                     | step::QUIESCE
+                    | step::LOGS
                     | step::ARM
                     | step::ENTER
                     | step::FLASH,

@@ -23,7 +23,7 @@ use crate::record::{FORMAT, Record};
 use crate::staging::Staging;
 use crate::state::{State, step};
 use crate::surroundings::Surroundings;
-use crate::{caches, enter, environment, failures, identity};
+use crate::{caches, enter, environment, failures, identity, old_logs};
 
 /// What the steps of an upgrade share.
 struct Under {
@@ -48,6 +48,12 @@ impl Under {
     fn look_around(&mut self) -> Result<()> {
         self.record.surroundings = Surroundings::look(&self.target)?;
         self.record.write(&self.node.place.record())
+    }
+
+    /// Once everything is at rest. Gives what is to be said of it, if anybody wants them.
+    fn keep_logs(&self) -> Option<String> {
+        let into = self.node.config.old_logs.as_ref()?;
+        Some(old_logs::keep(into, &self.record.id, &self.target))
     }
 
     fn given(&self) -> Result<enter::Given> {
@@ -102,6 +108,7 @@ impl Node {
             hook_step(step::DRAIN, Moment::Drain).reverted(undrain),
             Step::new(step::WARMTH, |under: &mut Under, _| Ok(caches::keep(&under.node))).probed(|_| false),
             hook_step(step::QUIESCE, Moment::Quiesce),
+            Step::new(step::LOGS, |under: &mut Under, _| Ok(under.keep_logs())).probed(|_| false),
             refresh_step(true),
             Step::new(step::ARM, |under: &mut Under, _| {
                 let given = under.given().map_err(last)?;
