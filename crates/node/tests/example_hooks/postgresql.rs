@@ -1,0 +1,314 @@
+//! `PostgreSQL`'s shared buffers across a stop and a start.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use keepstate_node::hooks::Moment;
+use rustix::process::Signal;
+
+use crate::room::{Room, good, signal, wait_until};
+
+const NAME: &str = "warm";
+
+/// A cluster of Debian's, of which `pg_lsclusters` knows below a root of its own only.
+struct Cluster {
+    room: Room,
+    version: String,
+    data: PathBuf,
+}
+
+impl Cluster {
+    fn new(configuration: &str) -> Self {
+        let releases = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed: scripts/install test");
+        let with_server =
+            releases.map(|release| release.expect("listed").path()).filter(|path| path.join("bin/initdb").exists());
+        let release = with_server.max().expect("a server: scripts/install test");
+        let version = release.file_name().expect("a version").to_string_lossy().into_owned();
+        let room = Room::new("postgresql");
+        let cluster = Self { data: room.path("data"), version, room };
+        cluster.settings("");
+        let (root, sockets) = (cluster.room.make("root", "postgres"), cluster.room.make("sockets", "postgres"));
+        let mut create = cluster.tool("pg_createcluster");
+        create.arg("-d").arg(&cluster.data).arg("-s").arg(&sockets).arg("-l").arg(sockets.join("log"));
+        good(create.args(["-p", "5499", "-u", "postgres", &cluster.version, NAME, "--", "--auth=trust", "--no-sync"]));
+        let file = root.join(&cluster.version).join(NAME).join("conf.d/test.conf");
+        let text =
+            format!("listen_addresses = ''\nfsync = off\nshared_buffers = 128MB\nautovacuum = off\n{configuration}\n");
+        fs::write(file, text).expect("written");
+        cluster
+    }
+
+    fn tool(&self, name: &str) -> Command {
+        let mut command = Command::new(name);
+        // Of a cluster below another root, systemd is never told.
+        command.env("PG_CLUSTER_CONF_ROOT", self.room.path("root"));
+        command
+    }
+
+    fn settings(&self, text: &str) {
+        self.room.settings(&format!("export PG_CLUSTER_CONF_ROOT={}\n{text}", self.room.path("root").display()));
+    }
+
+    fn control(&self, arguments: &[&str]) -> Command {
+        let mut command = self.tool("pg_ctlcluster");
+        command.args([&*self.version, NAME]).args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    fn start(&self) {
+        assert!(self.control(&["start"]).status().expect("pg_ctlcluster").success());
+    }
+
+    fn psql(&self, database: &str) -> Command {
+        let mut command = self.tool("runuser");
+        command.args(["-u", "postgres", "--", "psql", "--cluster"]).arg(format!("{}/{NAME}", self.version));
+        command.args(["-XAqt", "-v", "ON_ERROR_STOP=1"]).env("PGDATABASE", database).current_dir("/");
+        command
+    }
+
+    fn query(&self, database: &str, text: &str) -> String {
+        good(self.psql(database).args(["-c", text]))
+    }
+
+    /// A database with a table of some 2,800 pages and an index. All of it is in the buffers afterwards.
+    fn fill(&self, database: &str, extensions: &[&str]) {
+        self.query("postgres", &format!("create database \"{database}\""));
+        for extension in extensions {
+            self.query(database, &format!("create extension {extension}"));
+        }
+        self.query(
+            database,
+            "create table warm as select id, repeat('x', 200) as text from generate_series(1, 90000) as id; \
+             create index on warm (id); checkpoint; select count(text) from warm",
+        );
+    }
+
+    /// How many pages of the database's table are in the buffers.
+    fn pages(&self, database: &str) -> u64 {
+        let all = "select count(*) from pg_buffercache where relfilenode = pg_relation_filenode('warm') and reldatabase = \
+                   (select oid from pg_database where datname = current_database())";
+        self.query(database, all).parse().expect("a number")
+    }
+
+    fn quiesce(&self) -> String {
+        self.room.run(Moment::Quiesce).expect("the hooks say yes")
+    }
+
+    fn trial(&self) -> String {
+        self.room.run(Moment::Trial).expect("a trial never fails for cold buffers")
+    }
+
+    fn process(&self) -> Option<u32> {
+        fs::read_to_string(self.data.join("postmaster.pid")).ok()?.lines().next()?.parse().ok()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // It may have been stopped already.
+        let _ = self.control(&["-m", "immediate", "stop"]).status();
+    }
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn what_the_buffers_of_two_databases_held_is_back_and_no_more() {
+    let cluster = Cluster::new("");
+    cluster.start();
+    let databases = ["one", "a 'quoted\" =name"];
+    cluster.fill(databases[0], &["pg_buffercache", "pg_prewarm"]);
+    cluster.query("postgres", r#"create database "a 'quoted"" =name" template one"#);
+    // Only parts of the tables are warm.
+    assert!(cluster.control(&["restart"]).status().expect("pg_ctlcluster").success());
+    let parts =
+        "select pg_prewarm('warm', 'buffer', 'main', first, first + 99) from generate_series(0, 2400, 200) as first";
+    let warm = databases.map(|database| {
+        cluster.query(database, parts);
+        cluster.pages(database)
+    });
+    assert!(warm.iter().all(|pages| *pages >= 1300), "{warm:?}");
+
+    let said = cluster.quiesce();
+    assert!(said.contains("pages are kept, in ") && said.contains(": stopped"), "{said}");
+    assert_eq!(cluster.process(), None);
+    cluster.start();
+    assert_eq!(databases.map(|database| cluster.pages(database)), [0, 0], "a new process, with cold buffers");
+    let said = cluster.trial();
+    let again = databases.map(|database| cluster.pages(database));
+    println!("{said}before {warm:?}, again {again:?}");
+    assert_eq!(again, warm, "{said}");
+    assert!(said.contains(" pages are back") && !said.contains("ERROR"), "{said}");
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn where_autoprewarm_is_on_its_own_list_is_written_and_its_load_is_waited_for() {
+    let cluster = Cluster::new("shared_preload_libraries = 'pg_prewarm'");
+    cluster.start();
+    cluster.fill("one", &["pg_buffercache", "pg_prewarm"]);
+    let warm = cluster.pages("one");
+    assert!(warm > 2500, "{warm}");
+    let said = cluster.quiesce();
+    assert!(said.contains("autoprewarm keeps "), "{said}");
+    assert!(!cluster.room.lists().join("postgresql").exists(), "no list of ours is needed");
+    cluster.start();
+    let said = cluster.trial();
+    let again = cluster.pages("one");
+    println!("{said}before {warm}, again {again}");
+    assert!(said.contains("autoprewarm has loaded its list of "), "{said}");
+    assert!(again * 100 >= warm * 95, "{again} of {warm}: {said}");
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn where_autoprewarm_is_loaded_without_its_extension_the_stop_keeps_the_list() {
+    let cluster = Cluster::new("shared_preload_libraries = 'pg_prewarm'");
+    cluster.start();
+    cluster.fill("one", &["pg_buffercache"]);
+    let warm = cluster.pages("one");
+    let said = cluster.quiesce();
+    assert!(said.contains("autoprewarm keeps its list when the cluster stops"), "{said}");
+    cluster.start();
+    let said = cluster.trial();
+    let again = cluster.pages("one");
+    assert!(again * 100 >= warm * 95, "{again} of {warm}: {said}");
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn a_table_that_is_gone_or_shorter_and_lines_that_are_no_runs_are_passed_over() {
+    let cluster = Cluster::new("");
+    cluster.start();
+    for database in ["one", "two", "three"] {
+        cluster.fill(database, &["pg_buffercache", "pg_prewarm"]);
+    }
+    cluster.quiesce();
+    cluster.start();
+    cluster.query("one", "drop table warm");
+    cluster.query("two", "delete from warm where id > 45000");
+    cluster.query("two", "vacuum (truncate) warm");
+    let short: u64 = cluster.query("two", "select pg_relation_size('warm') / 8192").parse().expect("a number");
+    assert!(short < 2000, "{short}");
+    cluster.query("three", "drop extension pg_prewarm");
+    cluster.query("postgres", "create database four");
+    assert!(cluster.control(&["restart"]).status().expect("pg_ctlcluster").success());
+    let list = cluster.room.lists().join(format!("postgresql-{}-{NAME}", cluster.version));
+    let text = fs::read_to_string(&list).expect("the list");
+    let torn = format!("9; drop database four\nx\n1 2 3 4 5 6\n{text}16384 1663 99");
+    fs::write(&list, torn).expect("written");
+
+    let said = cluster.trial();
+    assert!(said.contains("without the extension pg_prewarm, these databases stay cold:"), "{said}");
+    assert!(said.contains(" pages are back") && !said.contains("ERROR"), "{said}");
+    assert!(cluster.pages("two") >= short * 95 / 100, "{said}");
+    assert_eq!(cluster.pages("three"), 0);
+    assert_eq!(cluster.query("postgres", "select count(*) from pg_database where datname = 'four'"), "1");
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn without_the_extension_that_is_said_and_a_list_of_an_earlier_upgrade_is_not_loaded() {
+    let cluster = Cluster::new("");
+    cluster.start();
+    let list = cluster.room.lists().join(format!("postgresql-{}-{NAME}", cluster.version));
+    fs::create_dir(cluster.room.lists()).expect("made");
+    fs::write(&list, "5 1663 1255 0 0 9\n").expect("written");
+    let said = cluster.quiesce();
+    assert!(said.contains("autoprewarm is off, and no database has the extension pg_buffercache"), "{said}");
+    assert!(!list.exists());
+    cluster.start();
+    let said = cluster.trial();
+    assert!(said.contains("nothing was kept of it"), "{said}");
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn a_list_that_would_stand_on_the_root_is_not_made() {
+    let cluster = Cluster::new("");
+    cluster.start();
+    cluster.query("postgres", "create extension pg_buffercache");
+    cluster.settings("KEEPSTATE_WARMTH_DIRECTORY=/etc");
+    let said = cluster.quiesce();
+    assert!(said.contains("/etc stands on the root, which is about to be replaced"), "{said}");
+    assert!(said.contains("keeps nothing: there is no directory for its list"), "{said}");
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn a_cluster_that_does_not_run_is_named_and_stops_nothing() {
+    let cluster = Cluster::new("");
+    let said = cluster.quiesce();
+    assert!(said.contains("does not run (down): nothing is kept"), "{said}");
+    let said = cluster.trial();
+    assert!(said.contains("does not run (down), and stays cold"), "{said}");
+}
+
+/// A session that holds the table until its input ends.
+fn lock(cluster: &Cluster) -> Child {
+    use std::io::Write;
+    let mut child = cluster.psql("one").stdin(Stdio::piped()).spawn().expect("psql");
+    let input = child.stdin.as_mut().expect("piped");
+    input.write_all(b"begin; lock table warm in access exclusive mode;\n").expect("it listens");
+    let held =
+        "select count(*) from pg_locks where relation = 'warm'::regclass and mode = 'AccessExclusiveLock' and granted";
+    wait_until("the table is locked", || cluster.query("one", held) == "1");
+    child
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn a_load_that_takes_too_long_ends_at_its_deadline_with_what_it_has() {
+    let cluster = Cluster::new("");
+    cluster.start();
+    cluster.fill("one", &["pg_buffercache", "pg_prewarm"]);
+    cluster.quiesce();
+    cluster.start();
+    cluster.settings("POSTGRESQL_LOAD_SECONDS=3");
+    let mut holder = lock(&cluster);
+    let begin = Instant::now();
+    let said = cluster.trial();
+    assert!(said.contains("the 3 s that were allowed are over"), "{said}");
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    drop(holder.stdin.take());
+    holder.wait().expect("it ends");
+    // Nothing of the hook is left in the server.
+    let left = "select count(*) from pg_stat_activity where query like '%pg_prewarm%' and pid <> pg_backend_pid()";
+    wait_until("the load has ended in the server, too", || cluster.query("one", left) == "0");
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn a_cluster_that_hangs_is_not_taken_for_stopped() {
+    let cluster = Cluster::new("");
+    cluster.start();
+    let process = cluster.process().expect("it runs");
+    cluster.settings("POSTGRESQL_KEEP_SECONDS=2\nPOSTGRESQL_LOAD_SECONDS=2\nPOSTGRESQL_STOP_SECONDS=2");
+    signal(process, Signal::STOP);
+    let stopped = cluster.room.run(Moment::Quiesce);
+    let said = cluster.room.run(Moment::Trial);
+    signal(process, Signal::CONT);
+    let failure = stopped.expect_err("it did not stop");
+    assert!(failure.why.contains("50-postgresql-stop ended with code 1"), "{failure}");
+    assert!(failure.why.contains(&format!("its process {process} is still there")), "{failure}");
+    let said = said.expect("a trial never fails for cold buffers");
+    assert!(said.contains("stays cold"), "{said}");
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn a_cluster_that_was_killed_instead_of_stopped_is_not_taken_for_well_stopped() {
+    let cluster = Cluster::new("");
+    cluster.start();
+    cluster.room.without("quiesce.d/30-postgresql-warmth");
+    // Something else that ends it the hard way while the hook waits.
+    let program = cluster.room.path("programs");
+    fs::create_dir(&program).expect("made");
+    let script = format!("#!/bin/sh\nexec /usr/bin/pg_ctlcluster -m immediate {} {NAME} stop\n", cluster.version);
+    fs::write(program.join("pg_ctlcluster"), script).expect("written");
+    good(Command::new("chmod").arg("755").arg(program.join("pg_ctlcluster")));
+    cluster.settings(&format!("PATH={}:$PATH", program.display()));
+    let failure = cluster.room.run(Moment::Quiesce).expect_err("it was not shut down");
+    assert!(failure.why.contains("its control file says: in production"), "{failure}");
+}
