@@ -198,13 +198,67 @@ fn a_server_that_was_killed_instead_of_stopped_is_not_taken_for_well_stopped() {
     server.start(&[]);
     server.room.without("quiesce.d/30-mariadb-warmth");
     // Something else that ends it the hard way when it is asked to stop.
-    let programs = server.room.path("programs");
-    fs::create_dir(&programs).expect("made");
-    let script = "#!/bin/sh\ncase $* in\n*shutdown) kill -9 \"$(cat DATA/pid)\" ;;\n*) exec /usr/bin/mariadb-admin \"$@\" ;;\nesac\n";
-    fs::write(programs.join("mariadb-admin"), script.replace("DATA", &server.data.display().to_string()))
-        .expect("written");
-    good(Command::new("chmod").arg("755").arg(programs.join("mariadb-admin")));
-    server.settings(&format!("PATH={}:$PATH", programs.display()));
+    let kill = format!("*shutdown) kill -9 \"$(cat {}/pid)\" ;;", server.data.display());
+    server.settings(&in_place_of(&server.room, "mariadb-admin", &kill));
     let failure = server.quiesce().expect_err("it was not shut down");
     assert!(failure.why.contains("pid is left: it did not end by itself"), "{failure}");
+}
+
+/// The settings that put a script before one of MariaDB's programs, which is still run where none of `cases` matches.
+fn in_place_of(room: &Room, program: &str, cases: &str) -> String {
+    let programs = room.path("programs");
+    fs::create_dir(&programs).expect("made");
+    let script = format!("#!/bin/sh\ncase $* in\n{cases}\n*) exec /usr/bin/{program} \"$@\" ;;\nesac\n");
+    fs::write(programs.join(program), script).expect("written");
+    good(Command::new("chmod").arg("755").arg(programs.join(program)));
+    format!("PATH={}:$PATH", programs.display())
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn a_list_or_a_load_that_takes_too_long_is_not_waited_for_beyond_the_deadline() {
+    let mut server = Server::new();
+    server.start(&[]);
+    server.room.without("quiesce.d/50-mariadb-stop");
+    // A pool that is large enough to take so long would be too large for a test.
+    let cases =
+        "*dump_status*) printf 'x\\tDumping at page 1\\n' ;;\n*load_status*) printf 'x\\tLoaded 1/2 pages\\n' ;;";
+    let programs = in_place_of(&server.room, "mariadb", cases);
+    server.settings(&format!("MARIADB_KEEP_SECONDS=2\nMARIADB_LOAD_SECONDS=2\n{programs}"));
+    let said = server.quiesce().expect("cold is no reason to stop");
+    assert!(said.contains("has not listed its pages within 2 s: Dumping at page 1"), "{said}");
+    let said = server.trial();
+    assert!(said.contains("still loading after the 2 s that were allowed: Loaded 1/2 pages"), "{said}");
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn a_server_that_a_unit_runs_is_stopped_as_that_unit() {
+    let mut server = Server::new();
+    server.start(&[]);
+    server.room.without("quiesce.d/30-mariadb-warmth");
+    let socket = server.socket.display();
+    let cases = format!(
+        "*is-active*the.service) exit 0 ;;\nstop*the.service) mariadb-admin --no-defaults --socket={socket} shutdown ;;"
+    );
+    let systemctl = in_place_of(&server.room, "systemctl", &cases);
+    server.settings(&format!("MARIADB_UNIT=the.service\n{systemctl}"));
+    let said = server.quiesce().expect("it is stopped");
+    assert!(said.contains(": stopped") && server.has_ended(), "{said}");
+    // The unit says that it is active, though nothing answers.
+    let failure = server.quiesce().expect_err("nobody knows");
+    assert!(failure.why.contains("not stopped: it runs, and does not say as which process"), "{failure}");
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn a_unit_that_does_not_stop_is_said_and_stops_the_upgrade() {
+    let mut server = Server::new();
+    server.start(&[]);
+    server.room.without("quiesce.d/30-mariadb-warmth");
+    let cases = "*is-active*) exit 0 ;;\nstop*) echo Job canceled; exit 1 ;;";
+    let systemctl = in_place_of(&server.room, "systemctl", cases);
+    server.settings(&format!("MARIADB_UNIT=the.service\nMARIADB_STOP_SECONDS=2\n{systemctl}"));
+    let failure = server.quiesce().expect_err("it still runs");
+    assert!(failure.why.contains("Job canceled") && failure.why.contains("is still there after 2 s"), "{failure}");
 }

@@ -11,6 +11,8 @@ use rustix::process::Signal;
 use crate::room::{Room, good, signal, wait_until};
 
 const NAME: &str = "warm";
+/// A second cluster, where a test has one.
+const OTHER: &str = "other";
 
 /// A cluster of Debian's, of which `pg_lsclusters` knows below a root of its own only.
 struct Cluster {
@@ -61,6 +63,10 @@ impl Cluster {
         assert!(self.control(&["start"]).status().expect("pg_ctlcluster").success());
     }
 
+    fn restart(&self) {
+        assert!(self.control(&["-m", "fast", "restart"]).status().expect("pg_ctlcluster").success());
+    }
+
     fn psql(&self, database: &str) -> Command {
         let mut command = self.tool("runuser");
         command.args(["-u", "postgres", "--", "psql", "--cluster"]).arg(format!("{}/{NAME}", self.version));
@@ -107,8 +113,12 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // It may have been stopped already.
-        let _ = self.control(&["-m", "immediate", "stop"]).status();
+        for name in [NAME, OTHER] {
+            // It may have been stopped already, or never been made.
+            let mut stop = self.tool("pg_ctlcluster");
+            stop.args(["-m", "immediate", &*self.version, name, "stop"]).stdout(Stdio::null()).stderr(Stdio::null());
+            let _ = stop.status();
+        }
     }
 }
 
@@ -121,7 +131,7 @@ fn what_the_buffers_of_two_databases_held_is_back_and_no_more() {
     cluster.fill(databases[0], &["pg_buffercache", "pg_prewarm"]);
     cluster.query("postgres", r#"create database "a 'quoted"" =name" template one"#);
     // Only parts of the tables are warm.
-    assert!(cluster.control(&["restart"]).status().expect("pg_ctlcluster").success());
+    cluster.restart();
     let parts =
         "select pg_prewarm('warm', 'buffer', 'main', first, first + 99) from generate_series(0, 2400, 200) as first";
     let warm = databases.map(|database| {
@@ -140,6 +150,56 @@ fn what_the_buffers_of_two_databases_held_is_back_and_no_more() {
     println!("{said}before {warm:?}, again {again:?}");
     assert_eq!(again, warm, "{said}");
     assert!(said.contains(" pages are back") && !said.contains("ERROR"), "{said}");
+
+    // The list outlasts the trial: the old OS, called back, is as warm.
+    cluster.restart();
+    assert_eq!(databases.map(|database| cluster.pages(database)), [0, 0]);
+    cluster.room.run(Moment::RolledBack).expect("cold buffers are no failure");
+    assert_eq!(databases.map(|database| cluster.pages(database)), warm);
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn a_list_is_bounded_and_has_the_longest_runs() {
+    let cluster = Cluster::new("");
+    cluster.start();
+    cluster.fill("one", &["pg_buffercache", "pg_prewarm"]);
+    cluster.settings("POSTGRESQL_RUNS_MAX=2");
+    let said = cluster.quiesce();
+    assert!(said.contains("pages are kept, in 2 runs"), "{said}");
+    cluster.start();
+    cluster.trial();
+    assert!(cluster.pages("one") > 2500, "its table is the longest run");
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn buffers_that_cannot_be_listed_leave_no_list() {
+    let cluster = Cluster::new("");
+    cluster.start();
+    cluster.query("postgres", "create extension pg_buffercache");
+    cluster.settings("POSTGRESQL_RUNS_MAX=-1");
+    let said = cluster.quiesce();
+    assert!(said.contains("keeps nothing: its buffers could not be listed"), "{said}");
+    assert_eq!(fs::read_dir(cluster.room.lists()).expect("listed").count(), 0);
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn autoprewarm_that_takes_too_long_is_not_waited_for_beyond_the_deadline() {
+    let cluster = Cluster::new("shared_preload_libraries = 'pg_prewarm'\nmax_prepared_transactions = 1");
+    cluster.start();
+    cluster.fill("one", &["pg_buffercache"]);
+    // Its lock outlasts the restart: autoprewarm has to wait for it.
+    cluster.query("one", "begin; lock table warm in access exclusive mode; prepare transaction 'holder'");
+    cluster.quiesce();
+    cluster.start();
+    cluster.settings("POSTGRESQL_LOAD_SECONDS=5");
+    let begin = Instant::now();
+    let said = cluster.trial();
+    assert!(said.contains("autoprewarm is still loading its "), "{said}");
+    assert!(said.contains("the 5 s that were allowed are over"), "{said}");
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
 }
 
 #[test]
@@ -193,7 +253,7 @@ fn a_table_that_is_gone_or_shorter_and_lines_that_are_no_runs_are_passed_over() 
     assert!(short < 2000, "{short}");
     cluster.query("three", "drop extension pg_prewarm");
     cluster.query("postgres", "create database four");
-    assert!(cluster.control(&["restart"]).status().expect("pg_ctlcluster").success());
+    cluster.restart();
     let list = cluster.room.lists().join(format!("postgresql-{}-{NAME}", cluster.version));
     let text = fs::read_to_string(&list).expect("the list");
     let torn = format!("9; drop database four\nx\n1 2 3 4 5 6\n{text}16384 1663 99");
@@ -243,6 +303,25 @@ fn a_cluster_that_does_not_run_is_named_and_stops_nothing() {
     assert!(said.contains("does not run (down): nothing is kept"), "{said}");
     let said = cluster.trial();
     assert!(said.contains("does not run (down), and stays cold"), "{said}");
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn every_cluster_is_asked_and_stopped() {
+    let cluster = Cluster::new("");
+    cluster.start();
+    let (data, sockets) = (cluster.room.path("other"), cluster.room.path("sockets"));
+    let mut create = cluster.tool("pg_createcluster");
+    create.arg("-d").arg(data).arg("-s").arg(&sockets).arg("-l").arg(sockets.join("other.log")).args(["-p", "5500"]);
+    good(create.args(["-u", "postgres", "--start", &cluster.version, OTHER, "--", "--auth=trust", "--no-sync"]));
+    cluster.query("postgres", "create extension pg_buffercache");
+    let said = cluster.quiesce();
+    assert!(said.contains("/warm: ") && said.contains(" pages are kept"), "{said}");
+    assert!(said.contains("/other: keeps nothing"), "{said}");
+    assert!(said.contains("/warm: stopped") && said.contains("/other: stopped"), "{said}");
+    cluster.start();
+    let said = cluster.trial();
+    assert!(said.contains(" pages are back") && said.contains("/other: does not run (down), and stays cold"), "{said}");
 }
 
 /// A session that holds the table until its input ends.
