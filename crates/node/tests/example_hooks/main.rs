@@ -3,6 +3,7 @@
 //! Each test has servers of its own: their data below a temporary directory, reached by a socket there. Nothing else that runs
 //! on the machine is looked at.
 
+mod cluster;
 mod mariadb;
 mod postgresql;
 mod room;

@@ -22,15 +22,18 @@ impl Server {
     fn new() -> Self {
         let room = Room::new("mariadb");
         let (data, sockets) = (room.make("data", "mysql"), room.make("sockets", "mysql"));
-        let mut install = Command::new("mariadb-install-db");
-        good(
-            install
-                .args(["--no-defaults", "--user=mysql", "--skip-test-db"])
-                .arg(format!("--datadir={}", data.display())),
-        );
         let server = Self { socket: sockets.join("socket"), data, room, process: None };
+        server.room.make("temporary", "mysql");
+        let mut install = Command::new("mariadb-install-db");
+        good(install.args(["--no-defaults", "--skip-test-db"]).args(server.where_it_stands()));
         server.settings("");
         server
+    }
+
+    /// With temporary tables of its own: a server that starts removes all that it finds, those of others too.
+    fn where_it_stands(&self) -> [String; 3] {
+        let (data, temporary) = (self.data.display(), self.room.path("temporary"));
+        ["--user=mysql".into(), format!("--datadir={data}"), format!("--tmpdir={}", temporary.display())]
     }
 
     /// Whatever units this machine has, they are none of ours.
@@ -42,9 +45,9 @@ impl Server {
         self.end();
         let log = File::options().create(true).append(true).open(self.room.path("log")).expect("a log");
         let mut command = Command::new("mariadbd");
-        command.args(["--no-defaults", "--user=mysql", "--skip-networking", "--innodb-buffer-pool-size=64M"]);
+        command.args(["--no-defaults", "--skip-networking", "--innodb-buffer-pool-size=64M"]);
         command.args(["--innodb-flush-log-at-trx-commit=0", "--pid-file=pid"]).args(arguments);
-        command.arg(format!("--datadir={}", self.data.display())).arg(format!("--socket={}", self.socket.display()));
+        command.args(self.where_it_stands()).arg(format!("--socket={}", self.socket.display()));
         let child = command.stdout(Stdio::null()).stderr(log).spawn();
         self.process = Some(child.expect("MariaDB is installed: scripts/install test"));
         wait_until("MariaDB answers", || {
@@ -118,11 +121,11 @@ fn what_the_pool_held_is_back(arguments: &[&str]) {
     assert!(server.has_ended());
     server.start(arguments);
     if !arguments.is_empty() {
-        assert_eq!(server.pages(), 0, "a new process, with a cold pool");
+        let cold = server.pages();
+        assert!(cold * 100 <= warm, "a new process has {cold} of {warm} pages");
     }
     let said = server.trial();
     let again = server.pages();
-    println!("{said}before {warm}, again {again}");
     assert!(said.contains("load completed at"), "{said}");
     assert!(again * 100 >= warm * 95, "{again} of {warm}: {said}");
 }
@@ -199,19 +202,9 @@ fn a_server_that_was_killed_instead_of_stopped_is_not_taken_for_well_stopped() {
     server.room.without("quiesce.d/30-mariadb-warmth");
     // Something else that ends it the hard way when it is asked to stop.
     let kill = format!("*shutdown) kill -9 \"$(cat {}/pid)\" ;;", server.data.display());
-    server.settings(&in_place_of(&server.room, "mariadb-admin", &kill));
+    server.settings(&server.room.in_place_of("mariadb-admin", &kill));
     let failure = server.quiesce().expect_err("it was not shut down");
     assert!(failure.why.contains("pid is left: it did not end by itself"), "{failure}");
-}
-
-/// The settings that put a script before one of MariaDB's programs, which is still run where none of `cases` matches.
-fn in_place_of(room: &Room, program: &str, cases: &str) -> String {
-    let programs = room.path("programs");
-    fs::create_dir(&programs).expect("made");
-    let script = format!("#!/bin/sh\ncase $* in\n{cases}\n*) exec /usr/bin/{program} \"$@\" ;;\nesac\n");
-    fs::write(programs.join(program), script).expect("written");
-    good(Command::new("chmod").arg("755").arg(programs.join(program)));
-    format!("PATH={}:$PATH", programs.display())
 }
 
 #[test]
@@ -223,7 +216,7 @@ fn a_list_or_a_load_that_takes_too_long_is_not_waited_for_beyond_the_deadline() 
     // A pool that is large enough to take so long would be too large for a test.
     let cases =
         "*dump_status*) printf 'x\\tDumping at page 1\\n' ;;\n*load_status*) printf 'x\\tLoaded 1/2 pages\\n' ;;";
-    let programs = in_place_of(&server.room, "mariadb", cases);
+    let programs = server.room.in_place_of("mariadb", cases);
     server.settings(&format!("MARIADB_KEEP_SECONDS=2\nMARIADB_LOAD_SECONDS=2\n{programs}"));
     let said = server.quiesce().expect("cold is no reason to stop");
     assert!(said.contains("has not listed its pages within 2 s: Dumping at page 1"), "{said}");
@@ -241,7 +234,7 @@ fn a_server_that_a_unit_runs_is_stopped_as_that_unit() {
     let cases = format!(
         "*is-active*the.service) exit 0 ;;\nstop*the.service) mariadb-admin --no-defaults --socket={socket} shutdown ;;"
     );
-    let systemctl = in_place_of(&server.room, "systemctl", &cases);
+    let systemctl = server.room.in_place_of("systemctl", &cases);
     server.settings(&format!("MARIADB_UNIT=the.service\n{systemctl}"));
     let said = server.quiesce().expect("it is stopped");
     assert!(said.contains(": stopped") && server.has_ended(), "{said}");
@@ -257,7 +250,7 @@ fn a_unit_that_does_not_stop_is_said_and_stops_the_upgrade() {
     server.start(&[]);
     server.room.without("quiesce.d/30-mariadb-warmth");
     let cases = "*is-active*) exit 0 ;;\nstop*) echo Job canceled; exit 1 ;;";
-    let systemctl = in_place_of(&server.room, "systemctl", cases);
+    let systemctl = server.room.in_place_of("systemctl", cases);
     server.settings(&format!("MARIADB_UNIT=the.service\nMARIADB_STOP_SECONDS=2\n{systemctl}"));
     let failure = server.quiesce().expect_err("it still runs");
     assert!(failure.why.contains("Job canceled") && failure.why.contains("is still there after 2 s"), "{failure}");

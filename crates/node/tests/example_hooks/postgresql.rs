@@ -1,126 +1,14 @@
 //! `PostgreSQL`'s shared buffers across a stop and a start.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use keepstate_node::hooks::Moment;
 use rustix::process::Signal;
 
-use crate::room::{Room, good, signal, wait_until};
-
-const NAME: &str = "warm";
-/// A second cluster, where a test has one.
-const OTHER: &str = "other";
-
-/// A cluster of Debian's, of which `pg_lsclusters` knows below a root of its own only.
-struct Cluster {
-    room: Room,
-    version: String,
-    data: PathBuf,
-}
-
-impl Cluster {
-    fn new(configuration: &str) -> Self {
-        let releases = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed: scripts/install test");
-        let with_server =
-            releases.map(|release| release.expect("listed").path()).filter(|path| path.join("bin/initdb").exists());
-        let release = with_server.max().expect("a server: scripts/install test");
-        let version = release.file_name().expect("a version").to_string_lossy().into_owned();
-        let room = Room::new("postgresql");
-        let cluster = Self { data: room.path("data"), version, room };
-        cluster.settings("");
-        let (root, sockets) = (cluster.room.make("root", "postgres"), cluster.room.make("sockets", "postgres"));
-        let mut create = cluster.tool("pg_createcluster");
-        create.arg("-d").arg(&cluster.data).arg("-s").arg(&sockets).arg("-l").arg(sockets.join("log"));
-        good(create.args(["-p", "5499", "-u", "postgres", &cluster.version, NAME, "--", "--auth=trust", "--no-sync"]));
-        let file = root.join(&cluster.version).join(NAME).join("conf.d/test.conf");
-        let text =
-            format!("listen_addresses = ''\nfsync = off\nshared_buffers = 128MB\nautovacuum = off\n{configuration}\n");
-        fs::write(file, text).expect("written");
-        cluster
-    }
-
-    fn tool(&self, name: &str) -> Command {
-        let mut command = Command::new(name);
-        // Of a cluster below another root, systemd is never told.
-        command.env("PG_CLUSTER_CONF_ROOT", self.room.path("root"));
-        command
-    }
-
-    fn settings(&self, text: &str) {
-        self.room.settings(&format!("export PG_CLUSTER_CONF_ROOT={}\n{text}", self.room.path("root").display()));
-    }
-
-    fn control(&self, arguments: &[&str]) -> Command {
-        let mut command = self.tool("pg_ctlcluster");
-        command.args([&*self.version, NAME]).args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
-        command
-    }
-
-    fn start(&self) {
-        assert!(self.control(&["start"]).status().expect("pg_ctlcluster").success());
-    }
-
-    fn restart(&self) {
-        assert!(self.control(&["-m", "fast", "restart"]).status().expect("pg_ctlcluster").success());
-    }
-
-    fn psql(&self, database: &str) -> Command {
-        let mut command = self.tool("runuser");
-        command.args(["-u", "postgres", "--", "psql", "--cluster"]).arg(format!("{}/{NAME}", self.version));
-        command.args(["-XAqt", "-v", "ON_ERROR_STOP=1"]).env("PGDATABASE", database).current_dir("/");
-        command
-    }
-
-    fn query(&self, database: &str, text: &str) -> String {
-        good(self.psql(database).args(["-c", text]))
-    }
-
-    /// A database with a table of some 2,800 pages and an index. All of it is in the buffers afterwards.
-    fn fill(&self, database: &str, extensions: &[&str]) {
-        self.query("postgres", &format!("create database \"{database}\""));
-        for extension in extensions {
-            self.query(database, &format!("create extension {extension}"));
-        }
-        self.query(
-            database,
-            "create table warm as select id, repeat('x', 200) as text from generate_series(1, 90000) as id; \
-             create index on warm (id); checkpoint; select count(text) from warm",
-        );
-    }
-
-    /// How many pages of the database's table are in the buffers.
-    fn pages(&self, database: &str) -> u64 {
-        let all = "select count(*) from pg_buffercache where relfilenode = pg_relation_filenode('warm') and reldatabase = \
-                   (select oid from pg_database where datname = current_database())";
-        self.query(database, all).parse().expect("a number")
-    }
-
-    fn quiesce(&self) -> String {
-        self.room.run(Moment::Quiesce).expect("the hooks say yes")
-    }
-
-    fn trial(&self) -> String {
-        self.room.run(Moment::Trial).expect("a trial never fails for cold buffers")
-    }
-
-    fn process(&self) -> Option<u32> {
-        fs::read_to_string(self.data.join("postmaster.pid")).ok()?.lines().next()?.parse().ok()
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for name in [NAME, OTHER] {
-            // It may have been stopped already, or never been made.
-            let mut stop = self.tool("pg_ctlcluster");
-            stop.args(["-m", "immediate", &*self.version, name, "stop"]).stdout(Stdio::null()).stderr(Stdio::null());
-            let _ = stop.status();
-        }
-    }
-}
+use crate::cluster::{Cluster, NAME, OTHER};
+use crate::room::{good, signal, wait_until};
 
 #[test]
 #[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
@@ -147,7 +35,6 @@ fn what_the_buffers_of_two_databases_held_is_back_and_no_more() {
     assert_eq!(databases.map(|database| cluster.pages(database)), [0, 0], "a new process, with cold buffers");
     let said = cluster.trial();
     let again = databases.map(|database| cluster.pages(database));
-    println!("{said}before {warm:?}, again {again:?}");
     assert_eq!(again, warm, "{said}");
     assert!(said.contains(" pages are back") && !said.contains("ERROR"), "{said}");
 
@@ -216,7 +103,6 @@ fn where_autoprewarm_is_on_its_own_list_is_written_and_its_load_is_waited_for() 
     cluster.start();
     let said = cluster.trial();
     let again = cluster.pages("one");
-    println!("{said}before {warm}, again {again}");
     assert!(said.contains("autoprewarm has loaded its list of "), "{said}");
     assert!(again * 100 >= warm * 95, "{again} of {warm}: {said}");
 }
@@ -382,12 +268,34 @@ fn a_cluster_that_was_killed_instead_of_stopped_is_not_taken_for_well_stopped() 
     cluster.start();
     cluster.room.without("quiesce.d/30-postgresql-warmth");
     // Something else that ends it the hard way while the hook waits.
-    let program = cluster.room.path("programs");
-    fs::create_dir(&program).expect("made");
-    let script = format!("#!/bin/sh\nexec /usr/bin/pg_ctlcluster -m immediate {} {NAME} stop\n", cluster.version);
-    fs::write(program.join("pg_ctlcluster"), script).expect("written");
-    good(Command::new("chmod").arg("755").arg(program.join("pg_ctlcluster")));
-    cluster.settings(&format!("PATH={}:$PATH", program.display()));
+    let kill = format!("*stop) exec /usr/bin/pg_ctlcluster -m immediate {} {NAME} stop ;;", cluster.version);
+    cluster.settings(&cluster.room.in_place_of("pg_ctlcluster", &kill));
     let failure = cluster.room.run(Moment::Quiesce).expect_err("it was not shut down");
     assert!(failure.why.contains("its control file says: in production"), "{failure}");
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn a_cluster_that_lets_nobody_in_is_named_at_once_and_stops_nothing() {
+    let cluster = Cluster::new("");
+    fs::write(cluster.configuration("pg_hba.conf"), "local all all reject\n").expect("written");
+    cluster.start();
+    let said = cluster.quiesce();
+    assert!(said.contains("cannot be asked: nothing is kept") && said.contains(": stopped"), "{said}");
+    cluster.start();
+    let begin = Instant::now();
+    let said = cluster.trial();
+    assert!(said.contains("cannot be asked, and stays cold"), "{said}");
+    assert!(begin.elapsed() < Duration::from_mins(1), "{:?}", begin.elapsed());
+}
+
+#[test]
+#[ignore = "needs root, PostgreSQL and MariaDB: run by ./test"]
+fn where_clusters_cannot_be_listed_none_is_taken_for_stopped() {
+    let cluster = Cluster::new("");
+    cluster.settings(&cluster.room.in_place_of("pg_lsclusters", "*) exit 2 ;;"));
+    let said = cluster.trial();
+    assert!(said.contains("its clusters cannot be listed, and stay cold"), "{said}");
+    let failure = cluster.room.run(Moment::Quiesce).expect_err("nobody knows what runs");
+    assert!(failure.why.contains("so it is not known what runs"), "{failure}");
 }

@@ -58,6 +58,16 @@ impl Room {
         fs::remove_file(self.path("hooks").join(hook)).expect("it is there");
     }
 
+    /// The settings that put a script before a program, which is still run where none of `cases` matches its arguments.
+    pub(crate) fn in_place_of(&self, program: &str, cases: &str) -> String {
+        let programs = self.path("programs");
+        fs::create_dir(&programs).expect("made");
+        let script = format!("#!/bin/sh\ncase $* in\n{cases}\n*) exec /usr/bin/{program} \"$@\" ;;\nesac\n");
+        fs::write(programs.join(program), script).expect("written");
+        fs::set_permissions(programs.join(program), Permissions::from_mode(0o755)).expect("ours");
+        format!("PATH={}:$PATH", programs.display())
+    }
+
     /// Runs the hooks of a moment as the agent does.
     pub(crate) fn run(&self, moment: Moment) -> Result<String, Failure> {
         let told = Told { moment, upgrade: "20261121T120000Z", image: "debian@2" };
