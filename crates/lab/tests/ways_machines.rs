@@ -47,16 +47,6 @@ impl Versions {
         Self::of(&baker, "tiny", v1, v2)
     }
 
-    /// Of the small Debian, the second built onto the first.
-    fn debian() -> Self {
-        let baker = Baker::portable().expect("a baker");
-        let options = Options { size: Options::debian().size, ..with_agent() };
-        let v1 = baker.bake(&Recipe::debian(1).tree().expect("a tree"), &options).expect("a disk");
-        let options = Options { onto: Some(v1.clone()), ..options };
-        let v2 = baker.bake(&Recipe::debian(2).tree().expect("a tree"), &options).expect("a disk");
-        Self::of(&baker, "debian", v1, v2)
-    }
-
     fn of(baker: &Baker, system: &'static str, v1: PathBuf, v2: PathBuf) -> Self {
         let folder = tempfile::tempdir().expect("a directory");
         let run = |arguments: &[&str]| {
@@ -376,16 +366,4 @@ fn a_worker_that_is_killed_is_started_again() {
     status(&mut machine, "passed its trial");
     let log = precious(&mut machine);
     assert!(log.contains("next: Work(Flash)"), "{log}");
-}
-
-/// systemd starts a loaded kernel at the end of its shutdown by itself: nothing of kexec-tools is there.
-#[test]
-#[ignore = "needs QEMU and root: run by ./test"]
-fn a_debian_is_upgraded_by_kexec_without_tools_for_it() {
-    let versions = Versions::debian();
-    let change = |machine: Machine| machine.memory_mib(1024);
-    let mut machine = versions.machine("ways-debian-kexec", change, "entry = \"kexec\"\\nexit = \"kexec\"");
-    machine.sh("! command -v kexec").expect("it has none");
-    let log = versions.upgrade(&mut machine);
-    assert!(log.contains("on a fresh kernel, by Kexec") && log.contains("next: boot/vmlinuz-"), "{log}");
 }
