@@ -280,6 +280,17 @@ fn rsa_and_ecdsa_keys_get_in_too() {
     }
 }
 
+/// As Debian's client does of itself.
+#[test]
+fn the_environment_that_a_client_sends_along_is_passed_over() {
+    let imager = Imager::start();
+    let mut ssh = imager.client("operator");
+    ssh.args(["-o", "SetEnv=LANG=C.UTF-8 LC_ALL=C", "root@127.0.0.1", "status"]);
+    let (code, said, why) = ended(&ssh.output().expect("ssh runs"));
+    assert_eq!((code, &*why), (0, ""));
+    assert!(said.contains("not written to"), "{said}");
+}
+
 #[test]
 fn there_is_no_shell_no_other_command_no_subsystem_and_no_forwarding() {
     let imager = Imager::start();

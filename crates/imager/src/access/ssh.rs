@@ -14,7 +14,7 @@ use russh::server::Session as Connection;
 use russh::server::{
     Auth, ChannelOpenHandle, Config, Handle, Handler, Msg, PublicKeyOffer, VerifiedPublicKey, run_stream,
 };
-use russh::{Channel, ChannelMsg, ChannelOpenFailure, MethodKind, MethodSet, Preferred, SshId};
+use russh::{Channel, ChannelId, ChannelMsg, ChannelOpenFailure, MethodKind, MethodSet, Preferred, SshId};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, Notify, watch};
@@ -199,6 +199,30 @@ impl Handler for Operator {
         Ok(Auth::Accept)
     }
 
+    /// Most clients send some of their environment along and want no answer. Answered here, and not by the session: the session
+    /// is told later, when the answer would be taken for one to the command that came behind it.
+    async fn env_request(
+        &mut self,
+        channel: ChannelId,
+        _: &str,
+        _: &str,
+        connection: &mut Connection,
+    ) -> Result<(), Self::Error> {
+        connection.channel_failure(channel)
+    }
+
+    async fn x11_request(
+        &mut self,
+        channel: ChannelId,
+        _: bool,
+        _: &str,
+        _: &str,
+        _: u32,
+        connection: &mut Connection,
+    ) -> Result<(), Self::Error> {
+        connection.channel_failure(channel)
+    }
+
     async fn channel_open_session(
         &mut self,
         channel: Channel<Msg>,
@@ -246,9 +270,6 @@ impl Session {
                 ChannelMsg::RequestPty { .. } => {
                     is_terminal = true;
                     self.handle.channel_success(id).await?;
-                }
-                ChannelMsg::RequestX11 { .. } | ChannelMsg::SetEnv { want_reply: true, .. } => {
-                    self.handle.channel_failure(id).await?;
                 }
                 ChannelMsg::Close => return Err(()),
                 _ => {}
