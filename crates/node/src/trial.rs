@@ -120,15 +120,16 @@ impl Node {
     pub fn commit(&self) -> Result<()> {
         let wanted = [State::OnTrial, State::Passed, State::Asked, State::Stuck];
         let (record, _) = self.under_way(&wanted, "commit")?;
-        self.keep(&record)?;
+        // Hooks that take the node back into traffic find the datastore running.
         if self.machine.path(HELD).exists() {
+            self.note(step::DATASTORE, What::Begun, None)?;
             self.let_go()?;
             let end = Instant::now() + self.deadline();
             for unit in &self.config.trial.units {
                 systemctl(&["start", unit], end).map_err(|failure| Error::Refused(failure.why))?;
             }
         }
-        Ok(())
+        self.keep(&record)
     }
 
     /// Calls the old OS back. When this returns, the OS is going down.
@@ -319,4 +320,92 @@ impl Node {
 
 fn failed(doing: &'static str, path: PathBuf) -> impl FnOnce(std::io::Error) -> Error {
     move |source| Error::File { doing, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use flash::target::DiskIdentity;
+    use jiff::Timestamp;
+    use model::Digest;
+
+    use super::*;
+    use crate::Config;
+    use crate::machine::Machine;
+    use crate::record::FORMAT;
+
+    /// A node whose imager has flashed: the new OS runs. Its machine, and its hooks, stand below `folder`.
+    fn node(folder: &Path, one_way: &[&str]) -> (Node, Record) {
+        let text = format!("place = {:?}\nhooks = {:?}", folder.join("place"), folder.join("hooks"));
+        let node = Node { machine: Machine::below(folder), ..Node::new(Config::parse_text(&text).unwrap()) };
+        node.place.make().unwrap();
+        let record = Record {
+            trace: None,
+            surroundings: Surroundings::default(),
+            one_way: one_way.iter().map(ToString::to_string).collect(),
+            format: FORMAT,
+            id: "7".into(),
+            begun: Timestamp::UNIX_EPOCH,
+            image: "debian@2".into(),
+            manifest: Digest([1; 32]),
+            disk: DiskIdentity::default(),
+            from: None,
+        };
+        record.write(&node.place.record()).unwrap();
+        node.note(step::FLASH, What::Done, None).unwrap();
+        (node, record)
+    }
+
+    fn state(node: &Node) -> State {
+        node.status().unwrap().state.unwrap()
+    }
+
+    fn is_held(node: &Node) -> bool {
+        node.machine.path(HELD).exists()
+    }
+
+    #[test]
+    fn a_datastore_that_cannot_go_back_leaves_a_failed_trial_to_a_person() {
+        let folder = tempfile::tempdir().unwrap();
+        let (node, record) = node(folder.path(), &["etcd 3.4 to 3.5"]);
+        node.note(step::DATASTORE, What::Begun, None).unwrap();
+        assert_eq!(node.fail(&record, "port 2379 does not answer").unwrap(), Came::Asked);
+        let said = node.status().unwrap().journal.pop().unwrap();
+        let (step, asked) = (said.step, said.text.unwrap());
+        assert_eq!(step, step::ASK);
+        assert!(asked.contains("etcd 3.4 to 3.5"), "{asked}");
+        assert_eq!(state(&node), State::Asked);
+        assert_eq!(node.trial().unwrap(), Came::Asked, "and it stays so");
+        assert_eq!((node.gate().unwrap(), is_held(&node)), (Came::Nothing, false), "it has started: it is not stopped");
+    }
+
+    #[test]
+    fn who_was_asked_before_the_datastore_started_finds_it_held_until_he_commits() {
+        let folder = tempfile::tempdir().unwrap();
+        let (node, _) = node(folder.path(), &[]);
+        let hook = folder.path().join("hooks/undrain.d/10-looks");
+        fs::create_dir_all(hook.parent().unwrap()).unwrap();
+        let held = node.machine.path(HELD);
+        fs::write(&hook, format!("#!/bin/sh\ntest ! -e {}\n", held.display())).unwrap();
+        fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+        node.note(step::ASK, What::Noted, Some("a data disk was written to".into())).unwrap();
+        for boot in ["first", "second"] {
+            assert_eq!((node.gate().unwrap(), is_held(&node)), (Came::Asked, true), "{boot}");
+        }
+        node.commit().unwrap();
+        assert_eq!((state(&node), is_held(&node)), (State::Committed, false));
+        let undrain = node.journal().unwrap().last(step::UNDRAIN).cloned();
+        assert!(undrain.is_none_or(|entry| entry.what == What::Done), "traffic comes back to a datastore that may run");
+    }
+
+    #[test]
+    fn a_gate_with_nothing_to_judge_holds_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let (node, _) = node(folder.path(), &[]);
+        node.note(step::COMMIT, What::Done, None).unwrap();
+        assert_eq!((node.gate().unwrap(), is_held(&node)), (Came::Nothing, false));
+        fs::remove_file(node.place.record()).unwrap();
+        assert_eq!((node.gate().unwrap(), is_held(&node)), (Came::Nothing, false), "this node was never upgraded");
+    }
 }

@@ -400,3 +400,20 @@ pub(super) fn check(facts: &Facts<'_>) -> Verdict {
     )
     .listing(list.collect::<Vec<_>>())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_declared_both_ways_or_does_not_start_goes_back() {
+        let packages = |version: &str| BTreeMap::from([("etcd-server".to_owned(), version.to_owned())]);
+        let pair = |from: &str, to: &str| Pair { datastore: "etcd".into(), from: from.into(), to: to.into() };
+        let (old, new) = (packages("3.4.23+dfsg-4"), packages("3.5.16-4"));
+        let there = pair("3.4", "3.5");
+        assert_eq!(one_way(&old, &new, std::slice::from_ref(&there)), ["etcd 3.4 to 3.5"]);
+        assert_eq!(one_way(&old, &new, &[there, pair("3.5", "3.4")]), Vec::<String>::new());
+        assert_eq!(one_way(&old, &old, &[]), Vec::<String>::new(), "the same format");
+        assert_eq!(one_way(&old, &BTreeMap::new(), &[]), Vec::<String>::new(), "it does not start there");
+    }
+}
