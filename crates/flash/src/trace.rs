@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use sys::kernel::Flags;
 
+use crate::target::sectors_written;
 use crate::verdict::ChunkSet;
 
 /// Where the kernel's tracing is found.
@@ -211,9 +212,8 @@ impl Kernel {
             return Unknown::because("the disk's counters are turned off (queue/iostats)");
         }
         let stat = text("stat")?;
-        let number = |index: usize| stat.split_whitespace().nth(index).and_then(|word| word.parse::<u64>().ok());
-        // Kernels before 4.18 do not count discards: they are in the trace all the same.
-        number(6).map(|written| written + number(13).unwrap_or(0)).ok_or_else(|| Unknown(format!("stat says {stat:?}")))
+        // What it does not count of discards is in the trace all the same.
+        sectors_written(&stat).ok_or_else(|| Unknown(format!("stat says {stat:?}")))
     }
 
     fn of_disk(&self, device: &str, name: &str) -> PathBuf {

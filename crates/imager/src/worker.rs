@@ -389,15 +389,15 @@ pub fn is_between(target: &Target) -> bool {
     crate::init::does_boot(&target.path) == Some(false)
 }
 
+/// Tells PID 1 that the disk is written to from now on.
+fn begin() -> std::io::Result<()> {
+    fs::write(Path::new(crate::RUN).join(BEGUN), "")
+}
+
 /// Tells PID 1 something: which disk may be written to from now on, or that it is not finished.
 fn mark(name: &str, text: &str) -> Result<(), Error> {
     let path = Path::new(crate::RUN).join(name);
     fs::write(&path, text).map_err(|source| Error::Write { path, source })
-}
-
-/// Tells PID 1 that the disk is written to from now on.
-fn begin() -> std::io::Result<()> {
-    fs::write(Path::new(crate::RUN).join(BEGUN), "")
 }
 
 /// Takes that back.

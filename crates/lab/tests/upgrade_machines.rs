@@ -7,8 +7,10 @@ use lab::http::Trouble;
 use lab::server::{PREPARED, Server, UP, status};
 use lab::{Bus, Disk, Firmware, Machine, Options, Recipe, Versions, say, versions};
 
-/// A machine that runs version 1, without a database and with little memory.
-fn plain(versions: &Versions, name: &str) -> Machine {
+/// Two versions, and a machine that runs the first, without a database and with little memory.
+fn plain(name: &str) -> (Versions, Machine) {
+    let recipes = [&Recipe::debian(1), &Recipe::debian(2)];
+    let versions = Versions::make("debian", recipes, &Options::debian()).expect("two versions");
     let mut machine = Machine::new(name)
         .expect("a machine")
         .memory_mib(512)
@@ -18,7 +20,7 @@ fn plain(versions: &Versions, name: &str) -> Machine {
     machine.wait_until_up(UP).expect("up");
     versions.trust(&mut machine).expect("a key");
     machine.sh_within("until mountpoint -q /data; do systemctl start data.mount; sleep 1; done", UP).expect("mounted");
-    machine
+    (versions, machine)
 }
 
 /// What makes the node itself for those who know it.
@@ -154,9 +156,7 @@ const SAYS_NO: &str = "#!/bin/sh\ndd if=/dev/urandom of=/junk bs=1M count=64 con
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]
 fn a_failed_trial_puts_the_old_disk_back_bit_for_bit() {
-    let recipes = [&Recipe::debian(1), &Recipe::debian(2)];
-    let versions = Versions::make("debian", recipes, &Options::debian()).expect("two versions");
-    let mut machine = plain(&versions, "upgrade-failed-trial");
+    let (versions, mut machine) = plain("upgrade-failed-trial");
     machine.sh("mkdir -p /etc/keepstate/hooks/trial.d; df -h / >/root/notes").expect("made");
     machine.write_file("/etc/keepstate/hooks/trial.d/10-no", SAYS_NO.as_bytes()).expect("written");
     machine.sh("chmod +x /etc/keepstate/hooks/trial.d/10-no").expect("executable");
@@ -173,7 +173,6 @@ fn a_failed_trial_puts_the_old_disk_back_bit_for_bit() {
     machine.read_disk("root", &after).expect("read");
     assert!(versions::begins_alike(&before, &after).expect("compared"), "the disk is not the old one");
     assert!(!versions::begins_alike(&after, &versions.v2).expect("compared"), "it was never another");
-    machine.qmp("set-action", &serde_json::json!({ "reboot": "reset" })).ok();
     machine.power_on().expect("on");
     machine.wait_until_up(UP).expect("up");
     machine.sh_within("until mountpoint -q /data; do sleep 1; done", UP).expect("mounted");
@@ -195,9 +194,7 @@ const LATE: &str = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]
 fn an_upgrade_that_cannot_fetch_comes_back_into_the_old_os() {
-    let recipes = [&Recipe::debian(1), &Recipe::debian(2)];
-    let versions = Versions::make("debian", recipes, &Options::debian()).expect("two versions");
-    let mut machine = plain(&versions, "upgrade-cannot-fetch");
+    let (versions, mut machine) = plain("upgrade-cannot-fetch");
     machine.sh("printf '[imager]\\ndeadline-seconds = 25\\n' >>/etc/keepstate/node.toml").expect("configured");
     machine.write_file("/etc/systemd/system/late.service", LATE.as_bytes()).expect("written");
     machine.sh("systemctl daemon-reload && systemctl start late").expect("started");
@@ -229,9 +226,7 @@ fn an_upgrade_that_cannot_fetch_comes_back_into_the_old_os() {
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]
 fn the_flashed_disk_is_the_image_byte_for_byte() {
-    let recipes = [&Recipe::debian(1), &Recipe::debian(2)];
-    let versions = Versions::make("debian", recipes, &Options::debian()).expect("two versions");
-    let mut machine = plain(&versions, "upgrade-exact");
+    let (versions, mut machine) = plain("upgrade-exact");
     let fresh = "printf '[identity]\\npolicy = \"fresh\"\\n' >>/etc/keepstate/node.toml";
     machine.sh(fresh).expect("configured");
     // What would be a restart ends the machine: nothing boots before the disk is read.

@@ -220,7 +220,7 @@ impl Contents {
                 if head.kind == Kind::New {
                     // Torn or malformed: whoever reads all of it can tell.
                     let Some(chunk) = reader.chunk_of(&head)? else { break };
-                    contents.stage(Some(chunk), what)?;
+                    contents.stage(chunk, what)?;
                 }
                 reader.pass(&head);
                 continue;
@@ -236,11 +236,21 @@ impl Contents {
         Ok(Some(contents))
     }
 
+    /// Notes that the log has new content of `chunk`.
+    fn stage(&mut self, chunk: u64, what: &'static str) -> Result<()> {
+        let behind = || Error::Unusable { what, why: "a new chunk in it lies behind the disk".into() };
+        self.staged.insert(chunk).then_some(()).ok_or_else(behind)
+    }
+
     fn take(&mut self, record: &Record, chunks: u64, what: &'static str) -> Result<()> {
         let damaged = |why: &str| Error::Unusable { what, why: why.into() };
         match record.kind {
             Kind::Header => return Err(damaged("it has a second header")),
-            Kind::New => self.stage(Content::parse(&record.payload).map(|content| content.chunk), what)?,
+            Kind::New => {
+                let content =
+                    Content::parse(&record.payload).ok_or_else(|| damaged("a new chunk in it is malformed"))?;
+                self.stage(content.chunk, what)?;
+            }
             Kind::Verdicts => {
                 let verdicts = self.verdicts.get_or_insert_with(|| Verdicts::unknown(0));
                 take_verdicts(verdicts, &record.payload, chunks)
@@ -262,15 +272,6 @@ impl Contents {
             Kind::Digests | Kind::Old => {}
         }
         Ok(())
-    }
-}
-
-impl Contents {
-    /// Notes that the log has new content of `chunk`.
-    fn stage(&mut self, chunk: Option<u64>, what: &'static str) -> Result<()> {
-        let damaged = |why: &str| Error::Unusable { what, why: why.into() };
-        let chunk = chunk.ok_or_else(|| damaged("a new chunk in it is malformed"))?;
-        if self.staged.insert(chunk) { Ok(()) } else { Err(damaged("a new chunk in it lies behind the disk")) }
     }
 }
 

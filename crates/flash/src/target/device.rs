@@ -201,10 +201,7 @@ impl Device {
     /// Sectors of 512 bytes that were written or discarded since the kernel knows it; nothing, if it does not count.
     pub(super) fn sectors_written(&self) -> Option<u64> {
         self.number("queue/iostats").filter(|counts| *counts == 1)?;
-        let stat = self.text("stat")?;
-        let number = |index: usize| stat.split_whitespace().nth(index).and_then(|word| word.parse::<u64>().ok());
-        // Kernels before 4.18 do not count discards.
-        number(6).map(|written| written + number(13).unwrap_or(0))
+        sectors_written(&self.text("stat")?)
     }
 
     /// Where it stands on its disk, in bytes.
@@ -262,6 +259,13 @@ impl Device {
 }
 
 /// A file's text, if it says anything.
+/// What a disk's `stat` says of sectors written and discarded (`Documentation/block/stat.rst`).
+pub(crate) fn sectors_written(stat: &str) -> Option<u64> {
+    let number = |index: usize| stat.split_whitespace().nth(index).and_then(|word| word.parse::<u64>().ok());
+    // Kernels before 4.18 do not count discards.
+    number(6).map(|written| written + number(13).unwrap_or(0))
+}
+
 fn text(path: &Path) -> Option<String> {
     clean(&fs::read(path).ok()?)
 }

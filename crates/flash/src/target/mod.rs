@@ -24,6 +24,7 @@ pub use identity::{Difference, DiskIdentity, Hardware};
 pub use name::DiskName;
 pub use refusal::{Candidate, Refusal};
 
+pub(crate) use device::sectors_written;
 use device::{Device, Roots};
 
 /// A disk that was found, and what it is.

@@ -89,11 +89,11 @@ pub(super) fn prepare(args: &PrepareArgs, output: &Output) -> Result<()> {
 
 pub(super) fn apply(args: &ApplyArgs, output: &Output) -> Result<()> {
     let stage = open_stage_existing(&args.stage)?;
-    let contents = Contents::read(&*stage.medium, Purpose::Stage)?.ok_or_else(|| flash::Error::Unusable {
+    let header = Contents::header(&*stage.medium, Purpose::Stage)?.ok_or_else(|| flash::Error::Unusable {
         what: "stage",
         why: "it is empty; run `keepstate flash prepare` first".into(),
     })?;
-    let opened = Opened::staged(&args.stage, &contents.header.image_from, &args.trust.open()?)?;
+    let opened = Opened::staged(&args.stage, &header.image_from, &args.trust.open()?)?;
     let mut target = Target::find(&args.disk)?;
     let demands = whole::demands(&args.allow, &opened);
     target.check(&demands)?;
