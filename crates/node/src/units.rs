@@ -1,6 +1,7 @@
 //! What the trial asks of systemd and of ports.
 
 use std::fmt::Write;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use steps::Failure;
+use sys::mountinfo;
 
 use crate::machine::Machine;
 
@@ -75,14 +77,17 @@ pub(crate) fn wait_for_port(port: u16, end: Instant) -> Result<(), Failure> {
     }
 }
 
-/// Whether something that is not there yet is to be mounted above `path`.
+/// Whether `path` is not there, and something is still to be mounted above it. Where all is mounted, nothing more will come:
+/// a node that was never upgraded has no place.
 pub(crate) fn is_mount_expected(machine: &Machine, path: &Path) -> bool {
     if machine.path(path).exists() {
         return false;
     }
-    let above = path.ancestors().filter(|above| above.parent().is_some());
-    let mut units = above.map(mount_unit);
-    units.any(|unit| FOLDERS.iter().any(|folder| machine.path(folder).join(&unit).exists()))
+    let mounts = mountinfo::parse(&fs::read_to_string(machine.path("/proc/self/mountinfo")).unwrap_or_default());
+    let is_mounted = |point: &Path| mounts.iter().any(|mount| mount.point == point);
+    let is_unit = |unit: &str| FOLDERS.iter().any(|folder| machine.path(folder).join(unit).exists());
+    let mut above = path.ancestors().filter(|above| above.parent().is_some());
+    above.any(|above| !is_mounted(above) && is_unit(&mount_unit(above)))
 }
 
 /// The name of the unit that mounts something at `path` (`systemd-escape --path`).
@@ -105,7 +110,6 @@ fn mount_unit(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::net::TcpListener;
 
     use super::*;
@@ -136,6 +140,12 @@ mod tests {
         fs::create_dir_all(machine.path("/run/systemd/generator")).unwrap();
         fs::write(machine.path("/run/systemd/generator/data.mount"), "").unwrap();
         assert!(is_mount_expected(&machine, place));
+        fs::create_dir_all(machine.path("/proc/self")).unwrap();
+        let mounted = "21 20 254:17 / /data rw - ext4 /dev/vdb1 rw\n";
+        fs::write(machine.path("/proc/self/mountinfo"), mounted).unwrap();
+        assert!(!is_mount_expected(&machine, place), "all is mounted, and there is no place on it");
+        fs::write(machine.path("/proc/self/mountinfo"), mounted.replace("/data", "/other")).unwrap();
+        assert!(is_mount_expected(&machine, place), "something else is mounted");
         fs::create_dir_all(machine.path(place)).unwrap();
         assert!(!is_mount_expected(&machine, place), "it is there");
     }
