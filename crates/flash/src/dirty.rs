@@ -72,7 +72,7 @@ impl Flash<'_> {
         if let Some(log) = log {
             // The digest from before holds no more; an undo makes it anew from the chunks' digests.
             self.log_kill(log, geometry, meanwhile, prepared.tail)?;
-            log.seal(&Seal { old_blake3: None, old_size: size })?;
+            log.seal(None, &Seal { old_blake3: None, old_size: size })?;
         }
         Ok(())
     }

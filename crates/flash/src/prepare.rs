@@ -166,7 +166,7 @@ impl Flash<'_> {
             let old_size = if keep.tail { geometry.disk } else { compared_size(geometry) };
             let old_blake3 =
                 compared.old_blake3(old_size).ok_or_else(|| Error::Refused("the disk was not read whole".into()))?;
-            log.seal(&Seal { old_blake3: Some(old_blake3), old_size })?;
+            log.seal(None, &Seal { old_blake3: Some(old_blake3), old_size })?;
         } else if let Some(log) = &undo {
             log.flush()?;
         }
@@ -206,7 +206,7 @@ impl Flash<'_> {
                     State::Sealed | State::Began | State::Done => {}
                 }
                 let is_resumed = contents.state != State::Sealed;
-                (Some(Log::reopen(Arc::clone(&space.medium), &contents)), is_resumed)
+                (Some(Log::reopen(Arc::clone(&space.medium), &contents)?), is_resumed)
             }
         };
         Ok(Prepared {
@@ -223,7 +223,7 @@ impl Flash<'_> {
             resumed: is_resumed,
             tail: keep.tail,
             why: String::new(),
-            stage: Some(Log::reopen(Arc::clone(&space.medium), &stage)),
+            stage: Some(Log::reopen(Arc::clone(&space.medium), &stage)?),
         })
     }
 

@@ -55,7 +55,7 @@ impl Flash<'_> {
         }
         let is_same = check_same(&contents.header, &header.disk, self.geometry()?, self.image, Purpose::Undo);
         let resume = |contents: &Contents| {
-            Ok((Some(Log::reopen(Arc::clone(&space.medium), contents)), true, Some(contents.staged.clone())))
+            Ok((Some(Log::reopen(Arc::clone(&space.medium), contents)?), true, contents.staged.clone()))
         };
         match contents.state {
             State::Undone => begin(),
@@ -114,8 +114,7 @@ pub(crate) fn open_stage(space: &Space, header: &Header) -> Result<(Log, Option<
     };
     match contents {
         Some(contents) if is_same(&contents) => {
-            let log = Log::reopen(Arc::clone(&space.medium), &contents);
-            Ok((log, Some(contents.staged)))
+            Ok((Log::reopen(Arc::clone(&space.medium), &contents)?, contents.staged))
         }
         _ => Ok((Log::create(Arc::clone(&space.medium), space.id, header)?, None)),
     }

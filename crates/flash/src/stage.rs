@@ -53,8 +53,7 @@ impl Flash<'_> {
             self.watch.advance(job.wanted.len() as u64 * geometry.chunk);
             Ok(())
         })?;
-        stage.append_verdicts(verdicts)?;
-        stage.seal(&Seal { old_blake3: None, old_size: 0 })?;
+        stage.seal(Some(verdicts), &Seal { old_blake3: None, old_size: 0 })?;
         Ok(fetched.into_inner())
     }
 

@@ -165,7 +165,7 @@ impl Undo<'_> {
             if self.found.contents.header.tail { geometry.disk } else { crate::examine::compared_size(geometry) };
         self.watch.phase("comparing", read);
         let differing = differing(self.disk, &*self.medium, geometry, self.watch, self.threads())?;
-        let log = Log::reopen(Arc::clone(&self.medium), &self.found.contents);
+        let log = Log::reopen(Arc::clone(&self.medium), &self.found.contents)?;
         let counters = Counters::default();
         let (mut restored, mut from_image) = (0, 0);
         if differing.count() > 0 {

@@ -36,7 +36,8 @@ pub(crate) fn run(runs: u32) -> Result<()> {
             measured.parts.push(parts);
         }
     }
-    let by_exit: Map<_, _> = exits.into_iter().map(|(exit, measured)| (exit.to_owned(), measured.into_json())).collect();
+    let by_exit: Map<_, _> =
+        exits.into_iter().map(|(exit, measured)| (exit.to_owned(), measured.into_json())).collect();
     let report = json!({ "runs": runs, "reboot_seconds": median(&mut reboots), "upgrade": by_exit });
     serde_json::to_writer_pretty(std::io::stdout(), &report)?;
     Ok(())

@@ -18,8 +18,6 @@ static MEMORY: Cap<System> = Cap::new(System, usize::MAX);
 const BYTES_A_BYTE: usize = 64;
 const BYTES_FIXED: usize = 34 << 20;
 
-const KINDS: [Kind; 7] = [Kind::Header, Kind::Digests, Kind::Old, Kind::New, Kind::Verdicts, Kind::Seal, Kind::Event];
-
 /// Reads `bytes` as a log of either purpose. Ends the process as out of memory when that allocates too much.
 fn read(bytes: Vec<u8>) {
     let memory = Memory::of(bytes);
@@ -27,6 +25,9 @@ fn read(bytes: Vec<u8>) {
     MEMORY.set_limit(MEMORY.allocated() + size * BYTES_A_BYTE + BYTES_FIXED).expect("more than is allocated");
     for purpose in [Purpose::Undo, Purpose::Stage] {
         if let Ok(Some(contents)) = Contents::read(&memory, purpose) {
+            assert!(contents.end <= size as u64, "it ends behind what is there");
+        }
+        if let Ok(Some(contents)) = Contents::skim(&memory, purpose) {
             assert!(contents.end <= size as u64, "it ends behind what is there");
         }
         if let Ok(mut reader) = Reader::new(&memory, purpose) {
@@ -67,7 +68,7 @@ fn journal_of_any_records() {
         let mut bytes = Vec::new();
         record::encode(&mut bytes, Kind::Header, 1, 0, &[&header]);
         for (sequence, (kind, payload)) in (1..).zip(records) {
-            record::encode(&mut bytes, KINDS[usize::from(*kind) % KINDS.len()], 1, sequence, &[payload]);
+            record::encode(&mut bytes, Kind::ALL[usize::from(*kind) % Kind::ALL.len()], 1, sequence, &[payload]);
         }
         read(bytes);
     });

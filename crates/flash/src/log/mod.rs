@@ -1,9 +1,12 @@
 //! Undo log and stage: one append-only format of checked records, on a file or on a region of a block device.
 //!
 //! ```text
-//! log    = header record*              later records on a chunk replace earlier ones
+//! log    = header room record*         later records on a chunk replace earlier ones
 //! record = magic kind id sequence length check payload
 //! ```
+//! The room holds, once the log is sealed, where to read on for whoever does not need content: reading it all would make an
+//! outage longer by a pass over stage and undo log. It is a hint, and what it leads to is checked; without it all is read.
+//!
 //! A record belongs to a log by its random `id` and its place in it by `sequence`, so neither what an earlier log left
 //! in the same region nor a record out of order is ever read. Reading ends at the first record that is not right: what
 //! a power cut tore off counts as never written. What must not be torn is flushed before anything relies on it:

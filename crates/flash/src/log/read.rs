@@ -3,7 +3,8 @@
 use sys::Medium;
 
 use super::record::{
-    CONTENT_HEAD_BYTES, Content, Event, FORMATS, HEAD_BYTES, Head, Header, Kind, Purpose, Record, Seal,
+    CONTENT_HEAD_BYTES, Content, Event, FORMATS, HEAD_BYTES, Head, Header, Jump, Kind, Purpose, ROOM_BYTES, Record,
+    Seal,
 };
 use crate::error::{Error, Result};
 use crate::verdict::{ChunkSet, Verdict, Verdicts};
@@ -88,6 +89,13 @@ impl<'a> Reader<'a> {
         self.at += HEAD_BYTES + head.length;
     }
 
+    /// Goes on at another record, which is checked as every other is.
+    fn jump(&mut self, to: Jump) {
+        (self.position, self.sequence) = (to.offset, to.sequence);
+        self.buffer.clear();
+        self.at = 0;
+    }
+
     /// The next `count` bytes without passing over them; nothing if the medium ends before.
     fn peek(&mut self, count: usize) -> Result<Option<&[u8]>> {
         if self.buffer.len().saturating_sub(self.at) < count {
@@ -129,7 +137,18 @@ pub enum State {
     Undone,
 }
 
-/// What a log holds, from reading all of it.
+/// Whether a log has a jump, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Its format knows none.
+    None,
+    /// The room is empty, and stands here.
+    Empty(u64),
+    /// The room holds something, if only a torn jump, and stands here.
+    Taken(u64),
+}
+
+/// What a log holds.
 #[derive(Debug)]
 pub struct Contents {
     /// Its first record.
@@ -138,8 +157,8 @@ pub struct Contents {
     pub state: State,
     /// The last seal.
     pub seal: Option<Seal>,
-    /// Chunks whose new content it holds.
-    pub staged: ChunkSet,
+    /// Chunks whose new content it holds; nothing if its content was passed over.
+    pub staged: Option<ChunkSet>,
     /// The verdicts it holds, of a stage that was completed.
     pub verdicts: Option<Verdicts>,
     pub(crate) id: u64,
@@ -147,6 +166,7 @@ pub struct Contents {
     pub(crate) end: u64,
     /// How many records there are.
     pub(crate) sequence: u64,
+    pub(crate) room: Room,
 }
 
 impl Contents {
@@ -162,7 +182,12 @@ impl Contents {
     pub fn read(medium: &dyn Medium, purpose: Purpose) -> Result<Option<Self>> {
         let Some((mut contents, mut reader, chunks)) = Self::begin(medium, purpose)? else { return Ok(None) };
         let what = purpose.name();
+        contents.staged = Some(ChunkSet::new(chunks));
         while let Some(record) = reader.next_record()? {
+            if record.kind == Kind::Room {
+                contents.look_for_jump(&record, reader.offset());
+                continue;
+            }
             contents.take(&record, chunks, what)?;
         }
         (contents.end, contents.sequence) = (reader.offset(), reader.sequence);
@@ -194,11 +219,12 @@ impl Contents {
             header,
             state: State::Unsealed,
             seal: None,
-            staged: ChunkSet::new(chunks),
+            staged: None,
             verdicts: None,
             id: reader.id.expect("a record was read"),
             end: 0,
             sequence: 0,
+            room: Room::None,
         };
         Ok(Some((contents, reader, chunks)))
     }
@@ -208,8 +234,9 @@ impl Contents {
         Ok(Self::begin(medium, purpose)?.map(|(contents, ..)| contents.header))
     }
 
-    /// As [`Self::read`], without reading the content that a seal stands behind: a seal is written when all before it is
-    /// durable, and whoever uses a content checks it by its own digest. It takes a hundredth of the time.
+    /// As [`Self::read`], without the content that a seal stands behind, and so without [`Self::staged`]: a seal is written
+    /// when all before it is durable, and whoever uses a content checks it by its own digest. What the first seal stands behind
+    /// is not even read.
     pub fn skim(medium: &dyn Medium, purpose: Purpose) -> Result<Option<Self>> {
         let Some((mut contents, mut reader, chunks)) = Self::begin(medium, purpose)? else { return Ok(None) };
         let what = purpose.name();
@@ -217,15 +244,17 @@ impl Contents {
         while let Some((_, head)) = reader.next_head()? {
             if let Kind::New | Kind::Old = head.kind {
                 is_sealed = false;
-                if head.kind == Kind::New {
-                    // Torn or malformed: whoever reads all of it can tell.
-                    let Some(chunk) = reader.chunk_of(&head)? else { break };
-                    contents.stage(chunk, what)?;
-                }
                 reader.pass(&head);
                 continue;
             }
             let Some(record) = reader.next_record()? else { break };
+            if record.kind == Kind::Room {
+                if let Some(jump) = contents.look_for_jump(&record, reader.offset()) {
+                    is_sealed = false;
+                    reader.jump(jump);
+                }
+                continue;
+            }
             is_sealed |= record.kind == Kind::Seal;
             contents.take(&record, chunks, what)?;
         }
@@ -236,10 +265,13 @@ impl Contents {
         Ok(Some(contents))
     }
 
-    /// Notes that the log has new content of `chunk`.
-    fn stage(&mut self, chunk: u64, what: &'static str) -> Result<()> {
-        let behind = || Error::Unusable { what, why: "a new chunk in it lies behind the disk".into() };
-        self.staged.insert(chunk).then_some(()).ok_or_else(behind)
+    /// Looks into the room, which ends at `end`: gives the jump, or notes where it goes.
+    fn look_for_jump(&mut self, room: &Record, end: u64) -> Option<Jump> {
+        let bytes = room.payload.last_chunk::<ROOM_BYTES>()?;
+        let jump = Jump::parse(bytes, self.id).filter(|jump| jump.offset >= end);
+        let at = end - ROOM_BYTES as u64;
+        self.room = if bytes == &[0; ROOM_BYTES] { Room::Empty(at) } else { Room::Taken(at) };
+        jump
     }
 
     fn take(&mut self, record: &Record, chunks: u64, what: &'static str) -> Result<()> {
@@ -249,7 +281,10 @@ impl Contents {
             Kind::New => {
                 let content =
                     Content::parse(&record.payload).ok_or_else(|| damaged("a new chunk in it is malformed"))?;
-                self.stage(content.chunk, what)?;
+                let staged = self.staged.as_mut();
+                if !staged.is_none_or(|staged| staged.insert(content.chunk)) {
+                    return Err(damaged("a new chunk in it lies behind the disk"));
+                }
             }
             Kind::Verdicts => {
                 let verdicts = self.verdicts.get_or_insert_with(|| Verdicts::unknown(0));
@@ -269,7 +304,7 @@ impl Contents {
                 Event::Undone => self.state = State::Undone,
                 Event::Unknown => {}
             },
-            Kind::Digests | Kind::Old => {}
+            Kind::Digests | Kind::Old | Kind::Room | Kind::Jump => {}
         }
         Ok(())
     }

@@ -31,14 +31,31 @@ pub enum Kind {
     Seal = 6,
     /// Something happened: JSON of [`Event`].
     Event = 7,
+    /// Behind the header, zeros up to the end of a block that has nothing else in it: room for the [`Kind::Jump`], which is
+    /// written there later. So its check covers its head alone.
+    Room = 8,
+    /// Where reading can go on if it is not about content: offset and sequence (u64 each) of the record behind the content
+    /// that the first seal stands behind. Stands in the room, and is no part of the sequence.
+    Jump = 9,
 }
 
 impl Kind {
     fn from_u32(number: u32) -> Option<Self> {
-        [Self::Header, Self::Digests, Self::Old, Self::New, Self::Verdicts, Self::Seal, Self::Event]
-            .into_iter()
-            .find(|kind| *kind as u32 == number)
+        Self::ALL.into_iter().find(|kind| *kind as u32 == number)
     }
+
+    /// All of them.
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Header,
+        Self::Digests,
+        Self::Old,
+        Self::New,
+        Self::Verdicts,
+        Self::Seal,
+        Self::Event,
+        Self::Room,
+        Self::Jump,
+    ];
 }
 
 /// A checked record.
@@ -75,7 +92,7 @@ impl Head {
 
     /// Whether head and payload are what was written.
     pub(crate) fn matches(&self, head: &[u8; HEAD_BYTES], payload: &[u8]) -> bool {
-        check(&head[..32], &[payload]) == self.check
+        check(&head[..32], covered(self.kind, &[payload])) == self.check
     }
 }
 
@@ -90,11 +107,16 @@ pub(crate) fn encode(out: &mut Vec<u8>, kind: Kind, id: u64, sequence: u64, part
     out.extend_from_slice(&sequence.to_le_bytes());
     out.extend_from_slice(&(length as u32).to_le_bytes());
     out.extend_from_slice(&0_u32.to_le_bytes());
-    let check = check(&out[start..], parts);
+    let check = check(&out[start..], covered(kind, parts));
     out.extend_from_slice(&check);
     for part in parts {
         out.extend_from_slice(part);
     }
+}
+
+/// What of a record's payload its check covers.
+fn covered<'a, 'b>(kind: Kind, parts: &'a [&'b [u8]]) -> &'a [&'b [u8]] {
+    if kind == Kind::Room { &[] } else { parts }
 }
 
 fn check(head: &[u8], parts: &[&[u8]]) -> [u8; 16] {
@@ -106,6 +128,33 @@ fn check(head: &[u8], parts: &[&[u8]]) -> [u8; 16] {
     let mut check = [0; 16];
     check.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     check
+}
+
+/// Where reading can go on if it is not about content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Jump {
+    /// Where the record stands.
+    pub(crate) offset: u64,
+    /// Which it is.
+    pub(crate) sequence: u64,
+}
+
+impl Jump {
+    /// As a record of the log `id`.
+    pub(crate) fn encode(self, id: u64) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode(&mut out, Kind::Jump, id, 0, &[&self.offset.to_le_bytes(), &self.sequence.to_le_bytes()]);
+        out
+    }
+
+    /// What the room of the log `id` holds; nothing if that is no jump of this log, or torn.
+    pub(crate) fn parse(room: &[u8], id: u64) -> Option<Self> {
+        let (head_bytes, rest) = room.split_first_chunk::<HEAD_BYTES>()?;
+        let head = Head::parse(head_bytes).filter(|head| (head.kind, head.id, head.length) == (Kind::Jump, id, 16))?;
+        let payload = rest.get(..16).filter(|payload| head.matches(head_bytes, payload))?;
+        let number = |at: usize| Some(u64::from_le_bytes(payload[at..at + 8].try_into().ok()?));
+        Some(Self { offset: number(0)?, sequence: number(8)? })
+    }
 }
 
 /// What a log is for.
@@ -128,8 +177,11 @@ impl Purpose {
     }
 }
 
-/// The log formats that this release reads. It writes the newest.
-pub(crate) const FORMATS: std::ops::RangeInclusive<u32> = 1..=1;
+/// The log formats that this release reads. It writes the newest. Format 1 has no room for a jump.
+pub(crate) const FORMATS: std::ops::RangeInclusive<u32> = 1..=2;
+/// The block in which the jump stands alone, so that a write of it that is torn tears nothing else: the largest sector of a
+/// disk.
+pub(crate) const ROOM_BYTES: usize = 4096;
 
 /// The first record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

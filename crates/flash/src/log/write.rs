@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 use sys::Medium;
 
-use super::read::Contents;
-use super::record::{self, Content, Digests, Event, FORMATS, Header, Kind, Purpose, Seal};
+use super::read::{Contents, Room, State};
+use super::record::{
+    self, Content, Digests, Event, FORMATS, HEAD_BYTES, Header, Jump, Kind, Purpose, ROOM_BYTES, Seal,
+};
 use crate::error::{Error, Result};
 use crate::verdict::Verdicts;
 
@@ -29,22 +31,36 @@ struct End {
     position: u64,
     buffer: Vec<u8>,
     sequence: u64,
+    room: Room,
 }
 
 impl Log {
     /// Begins a log at the beginning of `medium`; `id` is random.
     pub fn create(medium: Arc<dyn Medium>, id: u64, header: &Header) -> Result<Self> {
         let header = Header { format: *FORMATS.end(), ..header.clone() };
-        let end = Mutex::new(End { position: 0, buffer: Vec::with_capacity(BUFFER_BYTES), sequence: 0 });
-        let log = Self { medium, purpose: header.purpose, id, end };
+        let end = End { position: 0, buffer: Vec::with_capacity(BUFFER_BYTES), sequence: 0, room: Room::None };
+        let log = Self { medium, purpose: header.purpose, id, end: Mutex::new(end) };
         log.append_json(Kind::Header, &header)?;
+        log.append_room()?;
         Ok(log)
     }
 
     /// Goes on with a log behind its last good record.
-    pub fn reopen(medium: Arc<dyn Medium>, contents: &Contents) -> Self {
-        let end = End { position: contents.end, buffer: Vec::with_capacity(BUFFER_BYTES), sequence: contents.sequence };
-        Self { medium, purpose: contents.header.purpose, id: contents.id, end: Mutex::new(end) }
+    pub fn reopen(medium: Arc<dyn Medium>, contents: &Contents) -> Result<Self> {
+        let Contents { end: position, sequence, mut room, .. } = *contents;
+        if let Room::Taken(at) = room
+            && contents.state == State::Unsealed
+        {
+            // It was sealed once, and damaged since: nobody may be led to what stands behind the damage, or find it.
+            let what = contents.header.purpose.name();
+            let failed =
+                |source| Error::Log { what, doing: "cutting off the damaged end of", offset: position, source };
+            let cut = medium.write_at(at, &[0; ROOM_BYTES]).and_then(|()| medium.write_at(position, &[0; HEAD_BYTES]));
+            cut.and_then(|()| medium.flush()).map_err(failed)?;
+            room = Room::Empty(at);
+        }
+        let end = End { position, buffer: Vec::with_capacity(BUFFER_BYTES), sequence, room };
+        Ok(Self { medium, purpose: contents.header.purpose, id: contents.id, end: Mutex::new(end) })
     }
 
     /// Where it stands.
@@ -77,8 +93,17 @@ impl Log {
         self.append(&mut self.lock(), Kind::Digests, &[&digests.encode()])
     }
 
+    /// Leaves room for the jump: zeros to the end of a block that has nothing else in it.
+    fn append_room(&self) -> Result<()> {
+        let room = (self.size() + HEAD_BYTES as u64).next_multiple_of(ROOM_BYTES as u64);
+        let zeros = vec![0; (room - self.size()) as usize - HEAD_BYTES + ROOM_BYTES];
+        let mut end = self.lock();
+        end.room = Room::Empty(room);
+        self.append(&mut end, Kind::Room, &[&zeros])
+    }
+
     /// Appends the verdict on every chunk.
-    pub(crate) fn append_verdicts(&self, verdicts: &Verdicts) -> Result<()> {
+    fn append_verdicts(&self, verdicts: &Verdicts) -> Result<()> {
         let mut first = 0_u64;
         while first < verdicts.len() {
             let last = (first + VERDICTS_A_RECORD as u64).min(verdicts.len());
@@ -89,12 +114,31 @@ impl Log {
         Ok(())
     }
 
-    /// Says that everything before is complete, and returns when all of it is durable. Everything before is durable first:
-    /// who finds the seal need not look whether a power cut has torn what it stands behind.
-    pub(crate) fn seal(&self, seal: &Seal) -> Result<()> {
+    /// Says that everything before is complete, with the verdict on every chunk if that is known, and returns when all of it
+    /// is durable. Everything before is durable first: who finds the seal need not look whether a power cut has torn what it
+    /// stands behind, and is led past it.
+    pub(crate) fn seal(&self, verdicts: Option<&Verdicts>, seal: &Seal) -> Result<()> {
         self.flush()?;
+        let behind = {
+            let end = self.lock();
+            Jump { offset: end.position, sequence: end.sequence }
+        };
+        if let Some(verdicts) = verdicts {
+            self.append_verdicts(verdicts)?;
+        }
         self.append_json(Kind::Seal, seal)?;
-        self.flush()
+        self.flush()?;
+        self.lead_to(behind)
+    }
+
+    /// Puts the jump into its room. The first one stays: what a later one would pass over are events, too.
+    fn lead_to(&self, jump: Jump) -> Result<()> {
+        let Room::Empty(room) = self.lock().room else { return Ok(()) };
+        let written = self.medium.write_at(room, &jump.encode(self.id));
+        written.map_err(|source| self.failed("writing", room, source))?;
+        self.medium.flush().map_err(|source| self.failed("flushing", room, source))?;
+        self.lock().room = Room::Taken(room);
+        Ok(())
     }
 
     /// Says that something happened, and returns when that is durable.
