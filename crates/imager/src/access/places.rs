@@ -26,6 +26,11 @@ impl Places {
         let taken = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
         taken.is_ok().then(|| Place(Arc::clone(&self.taken)))
     }
+
+    /// Whether somebody has one.
+    pub(super) fn is_any_taken(&self) -> bool {
+        self.taken.load(Ordering::Relaxed) > 0
+    }
 }
 
 impl Drop for Place {
@@ -55,6 +60,8 @@ mod tests {
         let (one, two) = (places.take(), places.take());
         assert!(one.is_some() && two.is_some() && places.take().is_none());
         drop(one);
-        assert!(places.take().is_some());
+        assert!(places.is_any_taken() && places.take().is_some());
+        drop(two);
+        assert!(!places.is_any_taken());
     }
 }

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,8 +24,10 @@ const MEMORY_BYTES: u64 = 96 << 20;
 const BIND_TRIES: u32 = 30;
 /// Between two tries, and after a connection that could not be accepted.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long sessions have for their last words when PID 1 leaves.
+/// How long sessions have for their last words when PID 1 leaves. Where nobody is, it is not kept waiting.
 const LAST_WORDS: Duration = Duration::from_millis(1500);
+/// Between two looks whether they have gone.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Why there is no way in.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,7 @@ pub fn run(path: &Path, run: &Path) -> Result<(), Error> {
     let files = Files::at(run);
     runtime.block_on(async {
         let mut serving = tokio::task::JoinSet::new();
+        let mut operators = None;
         if access.http_port != 0 {
             let files = files.clone();
             let places = Places::new(http::CONNECTIONS_MAX);
@@ -88,6 +91,7 @@ pub fn run(path: &Path, run: &Path) -> Result<(), Error> {
             } else {
                 say(&format!("SSH on port {}, for {} authorized keys", access.ssh_port, keys.authorized.len()));
                 let server = Arc::new(ssh::Server::new(keys, files, ended.clone()));
+                operators = Some(Arc::clone(&server));
                 serving.spawn(accept(access.ssh_port, ended.clone(), move |stream, peer| {
                     Arc::clone(&server).take(stream, peer);
                 }));
@@ -105,7 +109,10 @@ pub fn run(path: &Path, run: &Path) -> Result<(), Error> {
         // Sessions say their last words when they see the end.
         let mut ended = ended;
         let _ = ended.wait_for(|ended| *ended).await;
-        tokio::time::sleep(LAST_WORDS).await;
+        let end = Instant::now() + LAST_WORDS;
+        while operators.as_ref().is_some_and(|server| server.has_operators()) && Instant::now() < end {
+            tokio::time::sleep(LOOK).await;
+        }
         Ok(())
     })
 }

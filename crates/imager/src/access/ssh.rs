@@ -93,6 +93,11 @@ impl Server {
         }
     }
 
+    /// Whether anybody is here who showed a key.
+    pub(super) fn has_operators(&self) -> bool {
+        self.operators.is_any_taken()
+    }
+
     /// Serves a connection, if there is a place for it.
     pub(super) fn take(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         let Some(place) = self.strangers.take() else { return };
