@@ -44,8 +44,17 @@ impl Server {
 
     /// The same on a machine that `change` makes another.
     pub fn start_as(name: &str, own_mib: u32, change: impl FnOnce(Machine) -> Machine) -> Result<Self> {
+        Self::make(name, own_mib, "", change)
+    }
+
+    /// A server whose version 2 has these words on its kernel's command line.
+    pub fn start_before(name: &str, second: &str) -> Result<Self> {
+        Self::make(name, 0, second, |machine| machine)
+    }
+
+    fn make(name: &str, own_mib: u32, second: &str, change: impl FnOnce(Machine) -> Machine) -> Result<Self> {
         let recipes = [&Self::recipe(1, own_mib), &Self::recipe(2, own_mib)];
-        let versions = Versions::make("debian", recipes, &Options::debian())?;
+        let versions = Versions::make_unlike("debian", recipes, &Options::debian(), second)?;
         let data = recipes[0].data()?;
         let machine = Machine::new(name)?
             .memory_mib(1024)

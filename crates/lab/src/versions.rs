@@ -26,10 +26,16 @@ pub struct Versions {
 impl Versions {
     /// Makes `NAME@1` and `NAME@2` of these two recipes, the second built onto the first.
     pub fn make(name: &str, recipes: [&Recipe; 2], options: &Options) -> Result<Self> {
+        Self::make_unlike(name, recipes, options, "")
+    }
+
+    /// The same, with more words on the second's kernel command line.
+    pub fn make_unlike(name: &str, recipes: [&Recipe; 2], options: &Options, second: &str) -> Result<Self> {
         let baker = Baker::portable()?;
         let with_agent = options.clone().with_agent();
         let v1 = baker.bake(&recipes[0].tree()?, &with_agent)?;
-        let onto = Options { onto: Some(v1.clone()), ..with_agent };
+        let command_line = format!("{} {second}", with_agent.command_line).trim_end().to_owned();
+        let onto = Options { onto: Some(v1.clone()), command_line, ..with_agent };
         let v2 = baker.bake(&recipes[1].tree()?, &onto)?;
         Self::of(name, baker, [v1, v2])
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use lab::http::Trouble;
-use lab::server::{PREPARED, Server, UP, status};
+use lab::server::{PREPARED, Server, UP, status, through_a_restart};
 use lab::{Bus, Disk, Firmware, Machine, Options, Recipe, Versions, say, versions};
 
 /// Two versions, and a machine that runs the first, without a database and with little memory.
@@ -228,4 +228,30 @@ fn the_flashed_disk_is_the_image_byte_for_byte() {
 
 fn contains(path: &Path, text: &str) -> bool {
     String::from_utf8_lossy(&std::fs::read(path).expect("a log")).contains(text)
+}
+
+/// What a root writes as it runs is no drift; what somebody changes is named.
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn a_committed_root_is_its_image_until_somebody_changes_it() {
+    let (versions, mut machine) = plain("upgrade-verify");
+    machine.sh_within(&versions.command("prepare", 2), PREPARED).expect("prepared");
+    through_a_restart(&mut machine, &format!("{} --yes", versions.command("upgrade", 2))).expect("upgraded");
+    status(&mut machine, "passed its trial").expect("a verdict");
+    machine.sh("keepstate node commit --yes && test ! -e /etc/keepstate/place.json").expect("committed");
+    let verify = "keepstate node verify --bandwidth 0 --progress none";
+    let said = machine.sh_within(verify, PREPARED).expect("no drift");
+    say(&said);
+    assert!(said.contains("no drift: package files are the image's"), "{said}");
+    assert!(!said.contains("/usr/"), "{said}");
+    machine.sh("echo x >>/etc/motd").expect("changed");
+    let said = machine.sh_within(verify, PREPARED).expect("configuration is no drift");
+    assert!(said.contains("/etc/motd") && said.contains("configuration that differs"), "{said}");
+    machine.sh("echo x >>/usr/bin/ldd; rm /usr/bin/tzselect").expect("changed");
+    let answer = machine.try_sh(verify, PREPARED).expect("an answer");
+    say(&answer.output);
+    assert_eq!(answer.code, 1, "{}", answer.output);
+    for says in ["/usr/bin/ldd (libc-bin)", "/usr/bin/tzselect (libc-bin)", "this node has drifted from debian@2"] {
+        assert!(answer.output.contains(says), "{says}: {}", answer.output);
+    }
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use lab::server::{PREPARED, UP};
 use lab::tiny::{Pair, Tiny};
-use lab::{Bus, Firmware, Machine};
+use lab::{Bus, Firmware, Machine, Recipe, say};
 use serde_json::json;
 
 const MIB: u64 = 1 << 20;
@@ -182,6 +182,57 @@ fn a_kernel_that_hangs_is_ended_by_its_watchdog() {
     node.runs("1").expect("the version");
     node.status("failed; the old OS is as it was").expect("a verdict");
     node.machine.sh("cat /data/precious").expect("the data is there");
+}
+
+/// The same with interrupts off, which the kernel's own watchdog waits for in vain: hardware is preferred, and its module is
+/// loaded in the imager's fresh kernel, though the old OS has never loaded it.
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn a_kernel_that_takes_no_interrupts_is_ended_by_a_watchdog_of_hardware() {
+    let pair = Pair { recipe: |version| Recipe::tiny(version).full_kernel(), ..Pair::default() };
+    let change = |machine: Machine| machine.arguments(&["-device", "i6300esb", "-action", "watchdog=reset"]);
+    let limits = "entry = \"boot-entry\"\nimager = { watchdog-seconds = 10 }";
+    let mut node = Tiny::start(&pair, "ways-deaf", change, limits).expect("a machine");
+    node.machine.sh("! grep -qE 'i6300esb|softdog' /proc/modules").expect("the old OS has no watchdog");
+    let before = node.machine.boot_id().expect("a boot id");
+    node.order().expect("it goes down");
+    node.machine.wait_for("is PID 1", UP).expect("the imager");
+    node.machine.throttle("root", MIB).expect("slow, so that nothing is written yet");
+    let armed = node.machine.wait_for(" is armed: 10 s", UP).expect("a watchdog");
+    assert!(armed.contains("(i6300ESB timer)"), "hardware first: {armed}");
+    node.machine.wait_for("what the job names is mounted", UP).expect("a worker at work");
+    node.machine.hang_kernel_deaf().expect("hung");
+    node.machine.wait_for_other_boot(&before, PREPARED).expect("the watchdog");
+    node.machine.throttle("root", 0).expect("fast");
+    node.runs("1").expect("the version");
+    node.status("failed; the old OS is as it was").expect("a verdict");
+    node.machine.sh("cat /data/precious").expect("the data is there");
+    let console = fs::read_to_string(node.machine.console_log()).expect("a log");
+    assert!(!console.contains("Initiating system reboot"), "it was not the kernel's own");
+}
+
+/// Whoever reaches the port sees where it stands, without a key; and changes nothing.
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn log_and_status_of_the_imager_are_read_over_http_while_it_works() {
+    let change = |machine: Machine| machine.forward(8080);
+    let mut node =
+        Tiny::start(&Pair::default(), "ways-http", change, "imager = { http-port = 8080 }").expect("it runs");
+    let boot_id = node.machine.boot_id().expect("a boot id");
+    node.order().expect("it goes down");
+    node.machine.wait_for("is PID 1", UP).expect("the imager");
+    node.machine.throttle("root", 64 << 10).expect("slow, so that nothing is written yet");
+    node.machine.wait_for("what the job names is mounted", UP).expect("a worker at work");
+    let status = node.machine.get(8080, "/status", UP).expect("the status");
+    say(&status);
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    assert_eq!((&status["doing"], &status["task"]), (&json!("working"), &json!("flash")), "{status}");
+    let log = node.machine.get(8080, "/log", UP).expect("the log");
+    assert!(log.contains("is PID 1, called to restart") && log.contains("HTTP on port 8080"), "{log}");
+    node.machine.throttle("root", 0).expect("fast");
+    node.machine.wait_for_other_boot(&boot_id, PREPARED).expect("another boot");
+    node.runs("2").expect("nobody has stopped it");
+    node.status("passed its trial").expect("a verdict");
 }
 
 /// The kernel kills the worker, as it would for want of memory: PID 1 lives, and starts another.
