@@ -108,7 +108,7 @@ impl Origin {
 }
 
 impl Node {
-    /// The same node, its place where it can be read: where the configuration says, or where [`Self::reached`] has mounted it.
+    /// The same node, its place where it can be read: where the configuration says, or where the gate has mounted its filesystem.
     #[must_use]
     pub fn found(self) -> Self {
         let here = match Origin::read(&self.machine) {
