@@ -66,6 +66,13 @@ impl Options {
     pub fn debian() -> Self {
         Self { size: "2G".into(), ..Self::default() }
     }
+
+    /// With our agent in it.
+    #[must_use]
+    pub fn with_agent(mut self) -> Self {
+        self.more.push("--with-agent".into());
+        self
+    }
 }
 
 /// The program that bakes.

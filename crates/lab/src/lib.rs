@@ -26,6 +26,7 @@ pub mod http;
 pub mod machine;
 mod run;
 pub mod server;
+pub mod tiny;
 pub mod tools;
 pub mod tree;
 pub mod versions;

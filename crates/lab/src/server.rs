@@ -7,6 +7,7 @@ use crate::bake::Options;
 use crate::client::{Client, Session};
 use crate::error::{Error, Result};
 use crate::machine::{Disk, Machine};
+use crate::run::say;
 use crate::tree::Recipe;
 use crate::versions::Versions;
 
@@ -43,8 +44,17 @@ impl Server {
 
     /// The same on a machine that `change` makes another.
     pub fn start_as(name: &str, own_mib: u32, change: impl FnOnce(Machine) -> Machine) -> Result<Self> {
+        Self::make(name, own_mib, "", change)
+    }
+
+    /// A server whose version 2 has these words on its kernel's command line.
+    pub fn start_before(name: &str, second: &str) -> Result<Self> {
+        Self::make(name, 0, second, |machine| machine)
+    }
+
+    fn make(name: &str, own_mib: u32, second: &str, change: impl FnOnce(Machine) -> Machine) -> Result<Self> {
         let recipes = [&Self::recipe(1, own_mib), &Self::recipe(2, own_mib)];
-        let versions = Versions::make("debian", recipes, &Options::debian())?;
+        let versions = Versions::make_unlike("debian", recipes, &Options::debian(), second)?;
         let data = recipes[0].data()?;
         let machine = Machine::new(name)?
             .memory_mib(1024)
@@ -96,6 +106,49 @@ impl Server {
         }
         let outage = self.client.longest_outage(begin).map(|(from, to)| to - from);
         outage.ok_or_else(|| Error::Senseless("the client noticed no restart".into()))
+    }
+
+    /// Has every data file's digest taken at each stop and start of the database from now on.
+    pub fn watch_data(&mut self) -> Result<()> {
+        self.machine.sh("touch /data/prove; sync").map(drop)
+    }
+
+    /// Prepares version 2 and goes there, in the way that its agent is configured for; gives what the imager said. An error if
+    /// a row is lost, or if a data file was not at the start what it was at the stop ([`Self::watch_data`]).
+    pub fn upgrade(&mut self) -> Result<String> {
+        self.node("prepare", 2)?;
+        let command = format!("{} --yes", self.versions.command("upgrade", 2));
+        let outage = self.through_a_restart(&command)?;
+        say(&format!("the database did not answer for {:.1} s", outage.as_secs_f64()));
+        let status = self.status("passed its trial")?;
+        say(&status);
+        let log = self.machine.sh("cat /var/log/keepstate/imager.log")?;
+        say(&log);
+        let is = |is_so: bool, else_: String| is_so.then_some(()).ok_or(Error::Senseless(else_));
+        is(self.version()? == "2", "it is not version 2".into())?;
+        is(status.contains("untouched: all ") && !status.contains("CHANGED"), format!("data disks: {status}"))?;
+        self.machine.sh("test -s /data/digest.stop && cmp /data/digest.stop /data/digest.start")?;
+        self.has_its_rows()?;
+        Ok(log)
+    }
+
+    /// Calls the old OS back. An error if a row is lost, or a data file another.
+    pub fn roll_back(&mut self) -> Result<()> {
+        self.through_a_restart("keepstate node rollback --yes")?;
+        let status = self.status("rolled back")?;
+        let version = self.version()?;
+        if version != "1" {
+            return Err(Error::Senseless(format!("it runs version {version}, and not 1: {status}")));
+        }
+        self.machine.sh("cmp /data/digest.stop /data/digest.start")?;
+        self.has_its_rows()
+    }
+
+    /// An error if a row is lost that the client was promised.
+    pub fn has_its_rows(&self) -> Result<()> {
+        let (promised, rows) = (self.client.answers(), self.rows()?);
+        let lost = || Error::Senseless(format!("{promised} rows were promised, {rows} are there"));
+        (rows >= promised).then_some(()).ok_or_else(lost)
     }
 
     /// How many rows the database has of the client's.

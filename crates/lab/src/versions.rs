@@ -1,4 +1,4 @@
-//! Two versions of a system with our agent, the second built onto the first, and a store that machines reach.
+//! Two versions of a system, and a store that machines reach.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,13 +24,25 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// Makes `NAME@1` and `NAME@2` of these two recipes. The store's key is at `ci.pub` of the web server.
+    /// Makes `NAME@1` and `NAME@2` of these two recipes, the second built onto the first.
     pub fn make(name: &str, recipes: [&Recipe; 2], options: &Options) -> Result<Self> {
+        Self::make_unlike(name, recipes, options, "")
+    }
+
+    /// The same, with more words on the second's kernel command line.
+    pub fn make_unlike(name: &str, recipes: [&Recipe; 2], options: &Options, second: &str) -> Result<Self> {
         let baker = Baker::portable()?;
-        let with_agent = Options { more: vec!["--with-agent".into()], ..options.clone() };
+        let with_agent = options.clone().with_agent();
         let v1 = baker.bake(&recipes[0].tree()?, &with_agent)?;
-        let onto = Options { onto: Some(v1.clone()), ..with_agent };
+        let command_line = format!("{} {second}", with_agent.command_line).trim_end().to_owned();
+        let onto = Options { onto: Some(v1.clone()), command_line, ..with_agent };
         let v2 = baker.bake(&recipes[1].tree()?, &onto)?;
+        Self::of(name, baker, [v1, v2])
+    }
+
+    /// Publishes these two disks as `NAME@1` and `NAME@2`. The store's key is at `ci.pub` of the web server.
+    pub fn of(name: &str, baker: Baker, disks: [PathBuf; 2]) -> Result<Self> {
+        let [v1, v2] = disks;
         let folder = tempfile::tempdir().map_err(io("making a directory for", name))?;
         let store = folder.path().join("store");
         run_in(folder.path(), &baker, "key new -o ci")?;
@@ -45,8 +57,7 @@ impl Versions {
 
     /// Publishes one more version, made from scratch.
     pub fn publish(&self, version: u32, recipe: &Recipe, options: &Options) -> Result<()> {
-        let with_agent = Options { more: vec!["--with-agent".into()], ..options.clone() };
-        let disk = self.baker.bake(&recipe.tree()?, &with_agent)?;
+        let disk = self.baker.bake(&recipe.tree()?, &options.clone().with_agent())?;
         publish(self.folder.path(), &self.baker, &format!("{}@{version}", self.name), &disk)
     }
 

@@ -8,12 +8,11 @@ use imager::Job;
 use imager::job::{Entry, FORMAT, Task};
 
 use crate::access::Operators;
-use crate::config::Config;
 use crate::entrance::Files;
 use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::identity::Bundle;
-use crate::place::Place;
+use crate::node::Node;
 use crate::record::Record;
 
 /// This program, which goes into memory.
@@ -53,11 +52,11 @@ pub(crate) fn job(
     task: Task,
     entry: Entry,
     record: &Record,
-    config: &Config,
+    node: &Node,
     environment: Environment,
     operators: &Operators,
 ) -> Result<Job> {
-    let place = Place::at(&config.place);
+    let Node { config, place, .. } = node;
     let path = "/proc/self/mountinfo";
     let mountinfo =
         fs::read_to_string(path).map_err(|source| Error::File { doing: "reading", path: path.into(), source })?;

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use imager::identity::ATTRIBUTE_KEY;
 use serde::{Deserialize, Serialize};
 
+use crate::origin;
+
 /// Largest bundle: it travels in memory.
 const BUNDLE_BYTES_MAX: u64 = 64 << 20;
 
@@ -117,8 +119,9 @@ pub struct Bundle {
     pub files: Vec<PathBuf>,
 }
 
-/// Collects what is to be kept of the root at `root`.
-pub fn collect(settings: &Settings, root: &Path) -> io::Result<Bundle> {
+/// Collects what is to be kept of the root at `root`. With the agent's own files goes `origin`, what the new root is told of
+/// the place.
+pub fn collect(settings: &Settings, root: &Path, origin: &[u8]) -> io::Result<Bundle> {
     let policy = policy(settings, root);
     let mut paths = Vec::new();
     for (item, patterns) in ITEMS {
@@ -131,7 +134,17 @@ pub fn collect(settings: &Settings, root: &Path) -> io::Result<Bundle> {
     for path in paths {
         collector.add(&path)?;
     }
-    if !collector.bundle.files.is_empty() {
+    let has_agent = settings.choice(Item::Agent, policy) == Choice::Keep;
+    if has_agent {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o600);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(origin.len() as u64);
+        collector.archive.append_data(&mut header, origin::PATH, origin)?;
+    }
+    if has_agent || !collector.bundle.files.is_empty() {
         collector.bundle.archive = collector.archive.into_inner()?;
     }
     Ok(collector.bundle)
@@ -173,6 +186,10 @@ struct Collector<'a> {
 impl Collector<'_> {
     /// Adds a file, a link, or a directory with all that is in it. Anything else has no content that could be kept.
     fn add(&mut self, path: &Path) -> io::Result<()> {
+        // What an earlier upgrade told this root is not so any more.
+        if path == Path::new(origin::PATH) {
+            return Ok(());
+        }
         let whole = self.root.join(path);
         let named = |error: io::Error| io::Error::new(error.kind(), format!("/{}: {error}", path.display()));
         let data = whole.symlink_metadata().map_err(named)?;
@@ -286,7 +303,7 @@ mod tests {
 
     fn collected(settings: &str, root: &Path) -> Vec<String> {
         let settings: Settings = toml::from_str(settings).unwrap();
-        let bundle = collect(&settings, root).unwrap();
+        let bundle = collect(&settings, root, b"{}").unwrap();
         bundle.files.iter().map(|path| path.display().to_string()).collect()
     }
 
@@ -347,14 +364,14 @@ mod tests {
         for table in ["etc/passwd", "etc/group"] {
             fs::copy(Path::new("/").join(table), root.path().join(table)).unwrap();
         }
-        let bundle = collect(&settings, root.path()).unwrap();
+        let bundle = collect(&settings, root.path(), b"{}").unwrap();
         let new = tempfile::tempdir().unwrap();
         fs::create_dir(new.path().join("etc")).unwrap();
         for table in ["etc/passwd", "etc/group"] {
             fs::copy(Path::new("/").join(table), new.path().join(table)).unwrap();
         }
         let kept = imager::identity::put(&mut &*bundle.archive, new.path()).unwrap();
-        assert_eq!(kept.files.len(), bundle.files.len(), "{kept:?}");
+        assert_eq!(kept.files.len(), bundle.files.len() + 1, "and where the place is: {kept:?}");
         let put = new.path().join("etc/ssh/ssh_host_ed25519_key");
         assert_eq!(fs::read(&put).unwrap(), b"secret");
         assert_eq!(fs::metadata(&put).unwrap().mode(), fs::metadata(&key).unwrap().mode());
@@ -368,7 +385,7 @@ mod tests {
     #[test]
     fn a_file_that_is_named_and_missing_is_an_error_that_names_it() {
         let settings = Settings { files: vec!["/srv/none".into()], ..Settings::default() };
-        assert!(collect(&settings, node().path()).unwrap_err().to_string().contains("/srv/none"));
+        assert!(collect(&settings, node().path(), b"{}").unwrap_err().to_string().contains("/srv/none"));
         let relative = Settings { files: vec!["srv/own".into()], ..Settings::default() };
         assert!(relative.wrong().unwrap().contains("absolute"));
         assert_eq!(settings.wrong(), None);

@@ -25,6 +25,7 @@ pub mod machine;
 mod names;
 pub mod node;
 mod old_logs;
+mod origin;
 pub mod outage;
 mod packages;
 pub mod place;

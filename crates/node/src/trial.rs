@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
 use crate::identity::Bundle;
 use crate::node::Node;
+use crate::origin::Origin;
 use crate::outage::{self, Moments};
 use crate::record::Record;
 use crate::state::{State, step};
@@ -66,6 +67,14 @@ impl Node {
     /// The first phase. Run once in every boot, before the datastore's units, which wait for it.
     pub fn gate(&self) -> Result<Came> {
         self.wait_for_mount();
+        match self.reached() {
+            Ok(node) => node.judge(),
+            // What the upgrade did is not known: a datastore that does not start can still be had back.
+            Err(error) => self.hold().and(Err(error)),
+        }
+    }
+
+    fn judge(&self) -> Result<Came> {
         let Some((record, state)) = self.learned()? else { return Ok(Came::Nothing) };
         match state {
             State::OnTrial => {}
@@ -90,7 +99,14 @@ impl Node {
 
     /// Run once after every boot: learns from the imager what was done, tries the new OS, commits it or rolls it back.
     pub fn trial(&self) -> Result<Came> {
-        self.wait_for_place();
+        // Where the gate has the place already, nobody waits for it.
+        if !self.clone().found().place.record().exists() {
+            self.wait_for_place();
+        }
+        self.reached()?.go_on()
+    }
+
+    fn go_on(&self) -> Result<Came> {
         let Some((record, state)) = self.learned()? else { return Ok(Came::Nothing) };
         match state {
             State::OnTrial => self.try_it(&record),
@@ -168,6 +184,7 @@ impl Node {
         loop {
             let now = Surroundings::look(&root).map_err(|error| cannot("looking around", &error))?;
             let mut missing = record.surroundings.missing(&now, &self.config.trial.compare);
+            missing.extend(self.displaced());
             missing.extend(units::inactive(&self.config.trial.system_units)?);
             if missing.is_empty() {
                 break;
@@ -283,6 +300,9 @@ impl Node {
         self.note(step::COMMIT, What::Done, None)?;
         failures::forget(&self.place.failures(), &record.manifest)?;
         self.place.clear()?;
+        if let Err(error) = Origin::forget(&self.machine) {
+            tracing::warn!(%error, "this root still says where the place is, which may be moved from now on");
+        }
         self.after(record, Moment::Committed);
         self.after(record, Moment::Undrain);
         Ok(())
@@ -295,7 +315,7 @@ impl Node {
         let mut entrance = self.entrance()?;
         let environment = environment::recall(&self.place.environment())?;
         let operators = Operators::collect(&self.config.imager, Path::new("/"));
-        let job = enter::job(Task::Undo, entrance.entry()?, record, &self.config, environment, &operators)?;
+        let job = enter::job(Task::Undo, entrance.entry()?, record, self, environment, &operators)?;
         // The old root has what the node kept.
         let given = enter::Given { job, identity: Bundle::default(), operators };
         entrance.build(&given)?;

@@ -1,5 +1,6 @@
 //! From an image to the imager: preflight, prepare, drain, quiesce, arm, enter.
 
+use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
@@ -17,6 +18,7 @@ use crate::entrance::{self, Entrance};
 use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
 use crate::node::Node;
+use crate::origin::Origin;
 use crate::outage::{self, Outage, Started};
 use crate::preflight::{self, Depth};
 use crate::record::{FORMAT, Record};
@@ -61,8 +63,13 @@ impl Under {
         environment::remember(&environment, &place.environment())?;
         let entry = self.entrance.entry()?;
         let operators = Operators::collect(&self.node.config.imager, Path::new("/"));
-        let job = enter::job(Task::Flash, entry, &self.record, &self.node.config, environment, &operators)?;
-        let identity = identity::collect(&self.node.config.identity, Path::new("/")).map_err(Error::Identity)?;
+        let job = enter::job(Task::Flash, entry, &self.record, &self.node, environment, &operators)?;
+        let table = "/proc/self/mountinfo";
+        let table =
+            fs::read_to_string(table).map_err(|source| Error::File { doing: "reading", path: table.into(), source })?;
+        let origin = Origin::of(&self.record.id, place, &table)?.to_bytes();
+        let identity =
+            identity::collect(&self.node.config.identity, Path::new("/"), &origin).map_err(Error::Identity)?;
         Ok(enter::Given { job, identity, operators })
     }
 }

@@ -131,8 +131,13 @@ struct Verify {
     #[command(flatten)]
     source: ImageArgs,
     /// Read the disk no faster than so many bytes a second (K, M, G: powers of 1024); 0 is as fast as it can
-    #[arg(long, value_name = "BYTES", value_parser = flash::place::parse_size, default_value = "64M")]
+    #[arg(long, value_name = "BYTES", value_parser = bandwidth, default_value = "64M")]
     bandwidth: u64,
+}
+
+/// A size; 0 is no limit.
+fn bandwidth(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { flash::place::parse_size(text) }
 }
 
 /// Shows a flash's progress for as long as it lasts.
@@ -156,7 +161,7 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
         output.note(&format!("this node is not configured: there is no {}", args.config.display()));
         return Ok(());
     }
-    let node = Node::new(Config::read(&args.config)?);
+    let node = Node::new(Config::read(&args.config)?).found();
     match &args.command {
         Command::Preflight(take) => preflight(&node, &take.open(&node.config)?, output),
         Command::Prepare(Prepare { take, again }) => {
@@ -205,7 +210,8 @@ fn came(came: Came, node: &Node, output: &Output) -> Result<()> {
         Came::Asked => "a person has to say what becomes of the new OS",
         Came::OldOs => "the old OS is back",
     });
-    status(node, output)
+    // The place may have been mounted only now.
+    status(&node.clone().found(), output)
 }
 
 fn preflight(node: &Node, opened: &Opened, output: &Output) -> Result<()> {
@@ -247,4 +253,16 @@ fn text(status: &Status) -> String {
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bandwidth_of_0_is_no_limit_and_nonsense_is_none() {
+        assert_eq!(bandwidth("0"), Ok(0));
+        assert_eq!(bandwidth("64M"), Ok(64 << 20));
+        assert!(bandwidth("fast").is_err());
+    }
 }

@@ -12,6 +12,8 @@ use crate::error::{Error, Result, io};
 
 /// `jmp .`
 const FOR_EVER: &str = "ebfe";
+/// `cli`, and then the same: it takes no interrupt any more, so no timer either.
+const DEAF_FOR_EVER: &str = "faebfe";
 /// Where the registers' bytes have what counts: behind sixteen of eight bytes comes where the processor is, then its flags.
 const RIP: usize = 16 * 8;
 const FLAGS: usize = RIP + 8;
@@ -24,9 +26,10 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// A debugger's connection. While it is open and nothing goes on, the machine stands still.
 struct Debugger(UnixStream);
 
-/// Makes the kernel of the machine behind `socket` loop for ever where it is, with interrupts on: timers go on, and nothing
-/// else does.
-pub(super) fn hang(socket: &Path) -> Result<()> {
+/// Makes the kernel of the machine behind `socket` loop for ever where it is. With interrupts on, timers go on, and nothing
+/// else does; when it is deaf, nothing at all goes on.
+pub(super) fn hang(socket: &Path, is_deaf: bool) -> Result<()> {
+    let code = if is_deaf { DEAF_FOR_EVER } else { FOR_EVER };
     let stream = UnixStream::connect(socket).map_err(io("connecting to", socket.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(20))).map_err(io("setting up", socket.display()))?;
     let mut debugger = Debugger(stream);
@@ -34,7 +37,7 @@ pub(super) fn hang(socket: &Path) -> Result<()> {
         let (rip, flags) = debugger.place()?;
         // The kernel has the upper half of all addresses.
         if rip >> 63 == 1 && flags & INTERRUPTS != 0 {
-            let said = debugger.ask(&format!("M{rip:x},2:{FOR_EVER}"))?;
+            let said = debugger.ask(&format!("M{rip:x},{}:{code}", code.len() / 2))?;
             if said != "OK" {
                 return Err(Error::Senseless(format!("writing to {rip:x} gave {said:?}")));
             }
@@ -112,9 +115,15 @@ mod tests {
         assert_eq!(sum(b""), 0);
     }
 
-    /// Answers as QEMU would: the processor is in a program first, and in the kernel then.
+    /// What is answered is as of QEMU: the processor is in a program first, and in the kernel then.
     #[test]
     fn the_kernel_is_hung_where_it_is_and_no_program() {
+        for (is_deaf, written) in [(false, "Mffffffff81001000,2:ebfe"), (true, "Mffffffff81001000,3:faebfe")] {
+            hung(is_deaf, written);
+        }
+    }
+
+    fn hung(is_deaf: bool, written: &str) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -137,8 +146,8 @@ mod tests {
             }
             (heard, debugger)
         });
-        hang(&path).unwrap();
+        hang(&path, is_deaf).unwrap();
         let (heard, _open) = stub.join().unwrap();
-        assert_eq!(heard, ["g", "c", "g", "Mffffffff81001000,2:ebfe", "D"]);
+        assert_eq!(heard, ["g", "c", "g", written, "D"]);
     }
 }

@@ -3,6 +3,7 @@
 mod arguments;
 mod console;
 mod disk;
+mod get;
 mod hang;
 mod power;
 mod qmp;
@@ -382,11 +383,20 @@ impl Machine {
 
     /// Hangs the guest's kernel: whatever it does now, it does for ever. Only interrupts are still taken.
     pub fn hang_kernel(&mut self) -> Result<()> {
+        self.hang(false)
+    }
+
+    /// The same with interrupts off: no timer of the kernel's own ends that, only hardware.
+    pub fn hang_kernel_deaf(&mut self) -> Result<()> {
+        self.hang(true)
+    }
+
+    fn hang(&mut self, is_deaf: bool) -> Result<()> {
         let folder = tempfile::tempdir().map_err(io("making a directory for", "a socket"))?;
         let socket = folder.path().join("debugger");
         let line = format!("gdbserver unix:{},server=on,wait=off", socket.display());
         self.qmp("human-monitor-command", &json!({ "command-line": line }))?;
-        hang::hang(&socket)
+        hang::hang(&socket, is_deaf)
     }
 
     fn set_link(&mut self, up: bool) -> Result<()> {
@@ -504,6 +514,23 @@ impl Machine {
         let none =
             || Error::Senseless(format!("port {guest_port} was not forwarded; before it is switched on: forward"));
         arguments::host_port(&info, guest_port).ok_or_else(none)
+    }
+
+    /// What `GET PATH` gives at a port of the guest ([`Self::forward`]): the body of an answer of 200. Tried again until there
+    /// is one: before somebody listens, connections end without an answer.
+    pub fn get(&mut self, guest_port: u16, path: &str, within: Duration) -> Result<String> {
+        let port = self.port(guest_port)?;
+        let deadline = Instant::now() + within;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(self.late(&format!("an answer to GET {path}"), within));
+            }
+            match get::get(port, path, left.min(Duration::from_secs(5))) {
+                Ok(body) => return Ok(body),
+                Err(_) => std::thread::sleep(LOOK),
+            }
+        }
     }
 
     /// Runs a command as root over SSH. Needs a Debian with `openssh-server`, and `forward(22)`.

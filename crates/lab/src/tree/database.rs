@@ -14,7 +14,8 @@ const CONFIGURATION: &str = "etc/postgresql/15/main";
 const DATA: &str = "var/lib/postgresql/15/main";
 /// Everybody is trusted: nobody else is on this network.
 const HOSTS: &str = "local all all trust\nhost all all 0.0.0.0/0 trust\n";
-/// Proves to a test that asks (by the file `/data/prove`) that the data are at a start what they were at the stop before.
+/// Proves to a test that asks (by the file `/data/prove`) that the data are at a start what they were at the stop before, and
+/// under which version of the OS they were started.
 const UNIT: &str = "[Unit]
 RequiresMountsFor=/data
 [Service]
@@ -23,6 +24,7 @@ ExecStopPost=+/usr/local/sbin/data-digest stop
 ";
 const DIGEST: &str = "#!/bin/sh
 test -e /data/prove || exit 0
+echo $1 on $(cat /etc/version) >>/data/starts
 cd /data/postgresql && find . -type f | sort | xargs sha256sum >\"/data/digest.$1\"
 ";
 /// What the agent has to know of it.

@@ -63,6 +63,7 @@ pub struct Recipe {
     release: Release,
     packages: Vec<String>,
     own_mib: u32,
+    has_full_kernel: bool,
 }
 
 /// A finished root tree. It belongs to the cache: nobody changes it.
@@ -78,7 +79,7 @@ pub struct Tree {
 
 impl Recipe {
     fn new(system: System, version: u32) -> Self {
-        Self { system, version, release: Release::Bookworm, packages: Vec::new(), own_mib: 0 }
+        Self { system, version, release: Release::Bookworm, packages: Vec::new(), own_mib: 0, has_full_kernel: false }
     }
 
     /// Of another release of Debian; the tiny system is always of the same.
@@ -113,6 +114,13 @@ impl Recipe {
         self
     }
 
+    /// The tiny system with Debian's full kernel: 70 MiB more to fetch once, and drivers of hardware that no cloud shows.
+    #[must_use]
+    pub fn full_kernel(mut self) -> Self {
+        self.has_full_kernel = true;
+        self
+    }
+
     /// What the data disk of a Debian with `postgresql` holds at first: an empty cluster.
     pub fn data(&self) -> Result<Tree> {
         let packages = debian::packages(&self.packages);
@@ -138,8 +146,9 @@ impl Recipe {
         let version = format!("version {}", self.version);
         match self.system {
             System::Tiny => {
-                let packages = [&[PACKAGES_BY], tiny::PACKAGES.as_slice()].concat();
-                let files = cached(&cache, "tiny-files", &packages, tiny::unpack)?;
+                let names = tiny::packages(self.has_full_kernel);
+                let packages = [&[PACKAGES_BY], names.as_slice()].concat();
+                let files = cached(&cache, "tiny-files", &packages, |root| tiny::unpack(&names, root))?;
                 let texts = [packages.as_slice(), &TINY, &[&version]].concat();
                 cached(&cache, &format!("tiny-{}", self.version), &texts, |root| {
                     tiny::build(self.version, &files.root, root)

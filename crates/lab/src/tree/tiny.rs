@@ -10,8 +10,11 @@ use super::modules::Modules;
 use crate::error::{Error, Result, io};
 use crate::run;
 
-/// Files of these are taken.
-pub(super) const PACKAGES: [&str; 4] = ["linux-image-cloud-amd64", "busybox-static", "grub-common", "kexec-tools"];
+/// Files of these are taken, and of a kernel.
+const PACKAGES: [&str; 3] = ["busybox-static", "grub-common", "kexec-tools"];
+const CLOUD_KERNEL: &str = "linux-image-cloud-amd64";
+/// The one for every machine, which has drivers of hardware that no cloud shows.
+const FULL_KERNEL: &str = "linux-image-amd64";
 /// Where the data disk is, an upgrade has its place; a test decides itself when the new OS is kept. Nobody logs in but the lab,
 /// which needs no password, and nobody mounts the firmware's variables, which would tell of Secure Boot.
 const NODE: &str = "place = \"/data/keepstate\"\naccept = [\"login\", \"secure boot\"]\n[trial]\ndeadline-seconds = 60\n\
@@ -32,9 +35,15 @@ const IN_SBIN: [&str; 1] = ["modprobe"];
 const PAYLOAD_FILES: u32 = 64;
 const PAYLOAD_BYTES: usize = 64 << 10;
 
-/// Unpacks the packages that the tiny system takes files from.
-pub(super) fn unpack(root: &Path) -> Result<()> {
-    bootstrap(Release::Bookworm, &PACKAGES, Variant::Unpacked, root)
+/// The packages that the tiny system takes files from.
+pub(super) fn packages(has_full_kernel: bool) -> Vec<&'static str> {
+    let kernel = if has_full_kernel { FULL_KERNEL } else { CLOUD_KERNEL };
+    [kernel].into_iter().chain(PACKAGES).collect()
+}
+
+/// Unpacks them.
+pub(super) fn unpack(packages: &[&str], root: &Path) -> Result<()> {
+    bootstrap(Release::Bookworm, packages, Variant::Unpacked, root)
 }
 
 /// Makes version `version` in `root` from the files in `source`.
