@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::identity;
 use crate::preflight;
+use crate::site::Site;
 use crate::surroundings::{self, Aspect};
 
 /// Where it stands.
@@ -21,8 +22,8 @@ const WATCHDOG_SECONDS_MIN: u32 = 10;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
-    /// The directory for journal, stage and undo log, on a disk that is not flashed.
-    pub place: PathBuf,
+    /// Where journal, stage and undo log stand: no flash writes there.
+    pub place: Site,
     /// The store that image names are looked up in.
     #[serde(default)]
     pub store: Option<String>,
@@ -181,9 +182,6 @@ impl Config {
         let config: Self =
             toml::from_str(text).map_err(|source| Error::Config { path: path.into(), why: source.to_string() })?;
         let wrong = |why: &str| Err(Error::Config { path: path.into(), why: why.into() });
-        if !config.place.is_absolute() {
-            return wrong("place has to be an absolute path");
-        }
         if config.old_logs.as_ref().is_some_and(|path| !path.is_absolute()) {
             return wrong("old-logs has to be an absolute path");
         }
@@ -278,6 +276,7 @@ mod tests {
             ("place = '/data'\n[[compatible]]\ndatastore = 'postgres'\nfrom = '15'\nto = '17'", "postgresql"),
             ("", "place"),
             ("place = 'data'", "absolute"),
+            ("place = { disk = 'vdb' }", "serial="),
             ("place = '/data'\nplcae = 1", "plcae"),
             ("place = '/data'\nold-logs = 'logs'", "absolute"),
             ("place = '/data'\n[trial]\ndeadline-seconds = 0", "above zero"),

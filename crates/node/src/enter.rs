@@ -57,11 +57,12 @@ pub(crate) fn job(
     environment: Environment,
     operators: &Operators,
 ) -> Result<Job> {
-    let place = Place::at(&config.place);
+    let place = Place::at(config.place.directory());
     let path = "/proc/self/mountinfo";
     let mountinfo =
         fs::read_to_string(path).map_err(|source| Error::File { doing: "reading", path: path.into(), source })?;
-    let (mount, there) = place.in_imager(&mountinfo)?;
+    let behind = config.place.ground()?.and_then(|ground| ground.behind());
+    let (mount, there) = place.in_imager(&mountinfo, behind)?;
     Ok(Job {
         format: FORMAT,
         upgrade: record.id.clone(),

@@ -1,4 +1,4 @@
-//! The place: the directory, on a disk that is not flashed, in which everything stands that has to last.
+//! The place: the directory, where no flash writes, in which everything stands that has to last. Where it stands: see `site`.
 //!
 //! ```text
 //! PLACE/upgrade.json   what the upgrade is: image, disk, place (see `record`)
@@ -15,11 +15,12 @@
 //! ```
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use flash::target::filesystem_of;
 use imager::console::LOG;
-use imager::job::Mount;
+use imager::job::{Mount, Region};
 use imager::worker::RESULT;
 use sys::mountinfo;
 
@@ -140,8 +141,9 @@ impl Place {
         self.0.join(RESULT)
     }
 
-    /// The filesystem that the imager has to mount for the place, and where the place is then.
-    pub fn in_imager(&self, mountinfo: &str) -> Result<(Mount, Self)> {
+    /// The filesystem that the imager has to mount for the place, and where the place is then. `behind` is where on the root
+    /// disk that filesystem lies, if it does.
+    pub fn in_imager(&self, mountinfo: &str, behind: Option<Range<u64>>) -> Result<(Mount, Self)> {
         let filesystem = filesystem_of(&self.0)?;
         let real = fs::canonicalize(&self.0).map_err(|source| Error::File {
             doing: "looking at the place",
@@ -150,7 +152,8 @@ impl Place {
         })?;
         let below = on_filesystem(mountinfo, &real)
             .ok_or_else(|| Error::Refused(format!("{} stands on no filesystem that is mounted", real.display())))?;
-        let mount = Mount { uuid: filesystem.uuid, kind: filesystem.kind, at: IN_IMAGER.into() };
+        let region = behind.map(|range| Region { offset: range.start, length: range.end - range.start });
+        let mount = Mount { uuid: filesystem.uuid, kind: filesystem.kind, at: IN_IMAGER.into(), region };
         Ok((mount, Self(Path::new(IN_IMAGER).join(below.strip_prefix("/").unwrap_or(&below)))))
     }
 

@@ -29,6 +29,7 @@ use crate::identity::Bundle;
 use crate::node::Node;
 use crate::outage::{self, Moments};
 use crate::record::Record;
+use crate::site::Site;
 use crate::state::{State, step};
 use crate::surroundings::Surroundings;
 use crate::units::{self, systemctl, wait_for_port};
@@ -65,7 +66,7 @@ pub enum Came {
 impl Node {
     /// The first phase. Run once in every boot, before the datastore's units, which wait for it.
     pub fn gate(&self) -> Result<Came> {
-        self.wait_for_mount();
+        self.wait_for_mount()?;
         let Some((record, state)) = self.learned()? else { return Ok(Came::Nothing) };
         match state {
             State::OnTrial => {}
@@ -90,7 +91,7 @@ impl Node {
 
     /// Run once after every boot: learns from the imager what was done, tries the new OS, commits it or rolls it back.
     pub fn trial(&self) -> Result<Came> {
-        self.wait_for_place();
+        self.wait_for_place()?;
         let Some((record, state)) = self.learned()? else { return Ok(Came::Nothing) };
         match state {
             State::OnTrial => self.try_it(&record),
@@ -102,17 +103,24 @@ impl Node {
     }
 
     /// Waits for the data disk, if one is to be mounted: whoever starts the gate need not know where the place is.
-    fn wait_for_mount(&self) {
-        if units::is_mount_expected(&self.machine, self.place.directory()) {
-            self.wait_for_place();
+    fn wait_for_mount(&self) -> Result<()> {
+        let is_ours = !matches!(self.config.place, Site::Directory(_));
+        if is_ours || units::is_mount_expected(&self.machine, self.place.directory()) {
+            return self.wait_for_place();
         }
+        Ok(())
     }
 
-    /// The data disk may be mounted later than we are started. A node without a place was never upgraded.
-    fn wait_for_place(&self) {
+    /// The data disk may be mounted later than we are started, and a disk of our own appear later. A node without a place was
+    /// never upgraded.
+    fn wait_for_place(&self) -> Result<()> {
         let begin = Instant::now();
-        while !self.place.directory().exists() && begin.elapsed() < MOUNTED_WITHIN {
-            thread::sleep(PAUSE);
+        let is_early = || begin.elapsed() < MOUNTED_WITHIN;
+        loop {
+            match (&self.config.place, self.config.place.open()) {
+                (Site::Directory(_), Ok(false)) | (_, Err(_)) if is_early() => thread::sleep(PAUSE),
+                (_, opened) => return opened.map(drop),
+            }
         }
     }
 

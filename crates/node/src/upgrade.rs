@@ -20,6 +20,7 @@ use crate::node::Node;
 use crate::outage::{self, Outage, Started};
 use crate::preflight::{self, Depth};
 use crate::record::{FORMAT, Record};
+use crate::site::Site;
 use crate::staging::Staging;
 use crate::state::{State, step};
 use crate::surroundings::Surroundings;
@@ -70,7 +71,8 @@ impl Under {
 impl Node {
     /// The ways into the imager.
     pub(crate) fn entrance(&self) -> Result<Entrance> {
-        Entrance::look(self.config.entry, self.place.directory(), preflight::IMAGER_BYTES)
+        let loops = self.config.place == Site::Behind;
+        Entrance::look(self.config.entry, self.place.directory(), loops, preflight::IMAGER_BYTES)
     }
 
     /// Stages and logs everything, and predicts. The node serves meanwhile, and a reboot notices nothing.
@@ -139,6 +141,7 @@ impl Node {
         if !refusals.is_empty() {
             return Err(Error::Refused(refusals.join("\n")));
         }
+        self.config.place.make()?;
         self.place.make()?;
         if !again {
             failures::check(&self.place.failures(), &opened.digest, &opened.title())?;

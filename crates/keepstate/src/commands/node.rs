@@ -157,6 +157,10 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
         return Ok(());
     }
     let node = Node::new(Config::read(&args.config)?);
+    // The trial waits for it, and preflight says what is wrong with it.
+    if !matches!(args.command, Command::Gate | Command::Trial | Command::Preflight(_)) {
+        node.open_place()?;
+    }
     match &args.command {
         Command::Preflight(take) => preflight(&node, &take.open(&node.config)?, output),
         Command::Prepare(Prepare { take, again }) => {

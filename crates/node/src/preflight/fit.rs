@@ -22,6 +22,13 @@ pub(super) fn size(facts: &Facts<'_>) -> Verdict {
         let why = format!("the root disk has {} bytes, the image {}", disk.size, image.disk_size);
         return refused(why, "use an image that is not larger than the disk");
     }
+    if let Some(reserve) = image.reserve.filter(|reserve| disk.size < reserve.disk_size) {
+        let why = format!(
+            "the root disk has {} bytes, the image and what it keeps free behind itself {}",
+            disk.size, reserve.disk_size
+        );
+        return refused(why, "use an image that was baked with a smaller --reserve");
+    }
     if disk.sector_size != image.sector_size {
         let why =
             format!("the root disk has sectors of {} bytes, the image is for {}", disk.sector_size, image.sector_size);
