@@ -72,7 +72,8 @@ pub(crate) fn job(
         disk: record.disk.clone(),
         manifest: record.manifest,
         mounts: vec![mount],
-        stage: there.stage(),
+        // An undo comes after the imager whose memory held the content.
+        stage: if task == Task::Flash { there.content() } else { there.stage() },
         undo: Some(flash::Place { path: there.undo(), region: None }),
         undo_tail: false,
         trace: record.trace.clone(),

@@ -31,6 +31,7 @@ pub mod place;
 pub mod preflight;
 pub mod record;
 pub mod site;
+pub mod stage;
 mod staging;
 pub mod state;
 pub mod surroundings;

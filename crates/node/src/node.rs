@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::place::Place;
 use crate::record::Record;
+use crate::stage::Stage;
 use crate::state::State;
 
 /// A node.
@@ -37,6 +38,7 @@ impl Node {
     /// The node that this configuration describes.
     pub fn new(config: Config) -> Self {
         let place = Place::at(config.place.directory());
+        let place = if config.stage == Stage::Ram { place.staging_in_memory() } else { place };
         Self { config, place, machine: Machine::default() }
     }
 

@@ -159,7 +159,7 @@ impl Site {
     /// Mounts the place, if a filesystem of ours is there. Makes nothing. Whether it can be looked into.
     pub fn open(&self) -> Result<bool> {
         let Some(ground) = self.ground()? else { return Ok(self.directory().exists()) };
-        if ground.is_made() {
+        if ground.is_made() && !is_mounted(&ground.target)? {
             mount(&ground.target)?;
         }
         Ok(ground.is_made())
@@ -168,6 +168,9 @@ impl Site {
     /// Mounts the place; where nothing stands yet, a filesystem is made first.
     pub fn make(&self) -> Result<()> {
         let Some(ground) = self.ground()? else { return Ok(()) };
+        if is_mounted(&ground.target)? {
+            return Ok(());
+        }
         if !ground.is_made() {
             ground.target.check(&Demands { allow_partition: true, ..Demands::nothing() })?;
             make_filesystem(&ground.target.path)?;
@@ -211,25 +214,31 @@ fn make_filesystem(device: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Mounts it, unless it is mounted there already.
-fn mount(target: &Target) -> Result<()> {
-    let at = Path::new(PLACE);
-    let failed = |doing, path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::File { doing, path, source }
-    };
+/// Whether it is mounted where the place belongs. Refused where something else is.
+fn is_mounted(target: &Target) -> Result<bool> {
     let table = "/proc/self/mountinfo";
     let table = fs::read_to_string(table).map_err(failed("reading", Path::new(table)))?;
-    if let Some(mounted) = mountinfo::parse(&table).into_iter().rfind(|mount| mount.point == at) {
-        if Some(mounted.number.as_str()) == target.number() {
-            return Ok(());
+    let mounts = mountinfo::parse(&table);
+    match mounts.iter().rfind(|mount| mount.point == Path::new(PLACE)) {
+        None => Ok(false),
+        Some(mounted) if Some(mounted.number.as_str()) == target.number() => Ok(true),
+        Some(mounted) => {
+            let source = mounted.source.display();
+            Err(Error::Refused(format!("{source} is mounted at {PLACE}, where the place belongs: unmount it")))
         }
-        let (at, source) = (at.display(), mounted.source.display());
-        return Err(Error::Refused(format!("{source} is mounted at {at}, where the place belongs: unmount it")));
     }
+}
+
+fn mount(target: &Target) -> Result<()> {
+    let at = Path::new(PLACE);
     fs::create_dir_all(at).map_err(failed("making", at))?;
     let device = target.path.display().to_string();
     kernel::mount(KIND, &device, at, FLAGS, "").map_err(failed("mounting the place", &target.path))
+}
+
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::File { doing, path, source }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use flash::Watch;
 use flash::target::Target;
 use image::Opened;
 use image::accepted::Accepted;
-use imager::job::Task;
+use imager::job::{Entry, Task};
 use jiff::Timestamp;
 use model::report::FlashPlan;
 use steps::{Course, Failure, Step};
@@ -72,7 +72,9 @@ impl Node {
     /// The ways into the imager.
     pub(crate) fn entrance(&self) -> Result<Entrance> {
         let loops = self.config.place == Site::Behind;
-        Entrance::look(self.config.entry, self.place.directory(), loops, preflight::IMAGER_BYTES)
+        // Only a takeover takes along what is in memory.
+        let wanted = self.config.entry.or_else(|| self.place.is_staged_in_memory().then_some(Entry::Takeover));
+        Entrance::look(wanted, self.place.directory(), loops, preflight::IMAGER_BYTES)
     }
 
     /// Stages and logs everything, and predicts. The node serves meanwhile, and a reboot notices nothing.
@@ -196,7 +198,7 @@ fn prepare_step() -> Step<Under> {
         Ok(Some(text))
     })
     .within(std::time::Duration::from_hours(24))
-    .probed(|under| under.node.place.undo().exists() && under.node.place.stage().exists())
+    .probed(|under| under.node.place.undo().exists() && under.node.place.content().exists())
 }
 
 /// Run again, there is always something new.

@@ -11,7 +11,8 @@ use crate::error::{Error, Result, io};
 use crate::run;
 
 /// Files of these are taken.
-pub(super) const PACKAGES: [&str; 4] = ["linux-image-cloud-amd64", "busybox-static", "grub-common", "kexec-tools"];
+pub(super) const PACKAGES: [&str; 5] =
+    ["linux-image-cloud-amd64", "busybox-static", "grub-common", "kexec-tools", "e2fsprogs"];
 /// Where the data disk is, an upgrade has its place; a test decides itself when the new OS is kept. Nobody logs in but the lab,
 /// which needs no password, and nobody mounts the firmware's variables, which would tell of Secure Boot.
 const NODE: &str = "place = \"/data/keepstate\"\naccept = [\"login\", \"secure boot\"]\n[trial]\ndeadline-seconds = 60\n\
@@ -110,8 +111,8 @@ fn applets(source: &Path) -> Result<Vec<String>> {
 }
 
 /// `grub-editenv`, by which a running system tells GRUB what to boot once, and `kexec`, which the init ends with where
-/// systemd would by itself; each with the libraries that it needs.
-const PROGRAMS: [&str; 2] = ["usr/bin/grub-editenv", "sbin/kexec"];
+/// systemd would by itself; `mkfs.ext4`, for a place that is a disk of its own. Each with the libraries that it needs.
+const PROGRAMS: [&str; 3] = ["usr/bin/grub-editenv", "sbin/kexec", "sbin/mkfs.ext4"];
 
 /// A program and its libraries.
 fn linked(path: &str, source: &Path, root: &Path) -> Result<()> {

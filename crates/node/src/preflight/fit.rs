@@ -61,8 +61,18 @@ pub(super) fn boot_mode(facts: &Facts<'_>) -> Verdict {
 }
 
 pub(super) fn memory(facts: &Facts<'_>) -> Verdict {
-    let needed = IMAGER_BYTES + facts.program_size;
+    let Ok(stage) = facts.memory_for_stage else { return unknown("how much memory the stage takes") };
+    let needed = IMAGER_BYTES.saturating_add(facts.program_size).saturating_add(stage);
     match facts.memory_available {
+        Some(available) if available < needed && stage > 0 => refused(
+            format!(
+                "imager and stage need {} MiB, of which the stage takes {} at most; {} can be had",
+                needed >> 20,
+                stage >> 20,
+                available >> 20
+            ),
+            "have `stage = \"place\"` in /etc/keepstate/node.toml, or give the node more",
+        ),
         Some(available) if available >= needed => fine(format!("{} MiB can be had", available >> 20)),
         Some(available) => refused(
             format!("the imager needs {} MiB, {} can be had", needed >> 20, available >> 20),

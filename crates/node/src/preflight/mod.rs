@@ -52,6 +52,8 @@ pub struct Facts<'a> {
     pub on_root_disk: Result<Vec<OnRootDisk>, String>,
     /// Bytes of memory that can be had.
     pub memory_available: Option<u64>,
+    /// Bytes of memory that the stage takes besides, where it is there; why that is not known.
+    pub memory_for_stage: Result<u64, String>,
     /// Bytes of the program that goes into memory.
     pub program_size: u64,
     /// Room for stage and undo log; why it is not known.

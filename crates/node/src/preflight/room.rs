@@ -17,6 +17,8 @@ pub struct Space {
     pub documents: u64,
     /// What filesystems of the root disk hold now.
     pub root_used: u64,
+    /// Whether the stage stands elsewhere, in memory.
+    pub is_staged_in_memory: bool,
     /// What a plan for this very image has said that it needs, where there is one.
     pub planned: Option<u64>,
 }
@@ -34,6 +36,7 @@ impl Space {
             u64::try_from(shrunk).unwrap_or(u64::MAX).min(bytes)
         };
         let stage = (self.image_compressed / 2).saturating_mul(3).min(self.image_used);
+        let stage = if self.is_staged_in_memory { 0 } else { stage };
         let undo = (ratio(self.root_used) / 4).saturating_mul(5).min(self.root_used);
         self.planned.unwrap_or_else(|| self.least().saturating_add(stage).saturating_add(undo))
     }

@@ -71,6 +71,7 @@ fn facts(manifest: &Manifest) -> Facts<'_> {
         root_disk: Ok(RootDisk { path: "/dev/vda".into(), size: manifest.disk_size, sector_size: 512 }),
         place: Ok(Standing::DataDisk),
         memory_available: Some(400 << 20),
+        memory_for_stage: Ok(0),
         program_size: 20 << 20,
         boot_mode: BootMode::Uefi,
         architecture: "x86_64",
@@ -236,6 +237,7 @@ fn space(available: u64) -> Space {
         image_compressed: 400 << 20,
         documents: 1 << 20,
         root_used: 2 << 30,
+        is_staged_in_memory: false,
         planned: None,
     }
 }
@@ -552,4 +554,14 @@ fn a_root_disk_without_room_for_the_reserve_is_refused() {
     is_refused(&verdict("size", image, |_| {}), &["behind itself", "smaller --reserve"]);
     let large = |facts: &mut Facts<'_>| facts.root_disk.as_mut().unwrap().size += 2 << 20;
     is_not_refused(&verdict("size", image, large), &["bytes"]);
+}
+
+#[test]
+fn a_stage_in_memory_needs_memory_and_leaves_the_place_alone() {
+    let stage = |bytes| verdict("memory", |_| {}, |facts| facts.memory_for_stage = bytes);
+    is_not_refused(&stage(Ok(100 << 20)), &["400 MiB"]);
+    is_refused(&stage(Ok(200 << 20)), &["need 476 MiB", "takes 200", "stage = \"place\""]);
+    is_refused(&stage(Err("the table cannot be read".into())), &["is not known"]);
+    let in_memory = Space { is_staged_in_memory: true, ..space(0) };
+    assert_eq!(space(0).most() - in_memory.most(), 600 << 20);
 }

@@ -61,6 +61,7 @@ impl Node {
             place,
             on_root_disk: disk.as_ref().map_err(Clone::clone).map(|parts| parts.not_the_os(machine, &self.config.data)),
             memory_available: machine.memory_available(),
+            memory_for_stage: self.memory_for_stage(opened),
             program_size,
             space: disk.as_ref().map_err(Clone::clone).and_then(|parts| self.space(opened, parts)),
             boot_mode: machine.boot_mode(),

@@ -10,6 +10,7 @@ use imager::worker::chain;
 use super::root_disk::Parts;
 use crate::node::Node;
 use crate::preflight::Space;
+use crate::stage;
 use crate::state::State;
 
 /// What an ext4 that is still to be made leaves of its disk: inodes take 1.6 %, a journal some MiB to 1 GiB, groups the rest.
@@ -43,8 +44,25 @@ impl Node {
             image_compressed: opened.image.manifest().payload.size,
             documents: documents(opened),
             root_used,
+            is_staged_in_memory: self.place.is_staged_in_memory(),
             planned: (is_same && status.state == Some(State::Prepared)).then_some(kept),
         })
+    }
+}
+
+impl Node {
+    /// Memory that the stage takes besides what it has already.
+    pub(super) fn memory_for_stage(&self, opened: &Opened) -> Result<u64, String> {
+        if !self.place.is_staged_in_memory() {
+            return Ok(0);
+        }
+        let has = bytes_of(&self.machine.path(self.place.content()));
+        let status = self.status().map_err(|error| error.to_string())?;
+        let is_same = status.upgrade.is_some_and(|upgrade| upgrade.manifest == opened.digest);
+        if has > 0 && is_same && status.state == Some(State::Prepared) {
+            return Ok(0);
+        }
+        Ok(stage::bytes_most(opened).map_err(|error| chain(&error))?.saturating_sub(has))
     }
 }
 
