@@ -17,7 +17,7 @@ fn versions(reserve: u64) -> Versions {
 
 /// A machine that runs version 1, with a data disk and these further disks, whose place is said by these lines of node.toml.
 fn machine(name: &str, versions: &Versions, root: Disk, more: Vec<Disk>, place: &str) -> Machine {
-    let machine = Machine::new(name).expect("a machine").disk(root).disk(Disk::ext4("data", 64 * MIB, "data"));
+    let machine = Machine::new(name).expect("a machine").disk(root).disk(Disk::ext4("data", 256 * MIB, "data"));
     let mut machine = more.into_iter().fold(machine, Machine::disk);
     machine.power_on().expect("on");
     machine.wait_until_up(UP).expect("up");
@@ -116,4 +116,27 @@ fn a_spare_disk_becomes_a_place_and_a_disk_with_data_does_not() {
     assert!(log.contains("on a fresh kernel, by BootEntry"), "{log}");
     machine.sh("grep -q '^/dev/vdc /run/keepstate/place ext4' /proc/mounts").expect("the spare disk");
     roll_back(&mut machine);
+}
+
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn what_is_staged_in_memory_is_flashed_by_a_takeover_and_can_be_taken_back() {
+    let versions = versions(0);
+    let root = Disk::image("root", &versions.v1);
+    let place = "place = \"/data/keepstate\"\nstage = \"ram\"";
+    let mut machine = machine("place-ram", &versions, root, Vec::new(), place);
+    // As small as Debian makes it, and smaller.
+    machine.sh("mount -o remount,size=2m /run").expect("small");
+    let seen = node(&mut machine, &versions, "preflight");
+    assert!(seen.contains("way in: takeover"), "{seen}");
+    node(&mut machine, &versions, "prepare");
+    let content = "test -s /run/keepstate/stage/content.stage && test ! -e /data/keepstate/stage/content.stage";
+    machine.sh(content).expect("the content is in memory");
+    machine.sh("test -s /data/keepstate/stage/manifest.json").expect("and the documents outlive it");
+    upgrade(&mut machine, &versions, "/data/keepstate");
+    machine.sh("test ! -e /run/keepstate/stage").expect("gone with the imager");
+    roll_back(&mut machine);
+    upgrade(&mut machine, &versions, "/data/keepstate");
+    machine.sh_within("keepstate node commit --yes", UP).expect("committed");
+    machine.sh_within("keepstate node verify --json | grep -q compared", PREPARED).expect("its documents are kept");
 }

@@ -5,7 +5,7 @@
 //! stands; what stands there otherwise is named and left alone.\
 //! **Invariant:** nothing is written to the mount point while nothing is mounted there.
 
-use std::fs;
+use std::fs::{self, File};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use flash::target::{Demands, DiskName, Filesystem, Kind, Occupant, Target};
 use image::layout::RESERVE_NAME;
 use imager::mounts::PLACE;
+use rustix::fs::Advice;
 use serde::Deserialize;
 use sys::kernel::{self, Flags};
 use sys::mountinfo;
@@ -174,6 +175,7 @@ impl Site {
         if !ground.is_made() {
             ground.target.check(&Demands { allow_partition: true, ..Demands::nothing() })?;
             make_filesystem(&ground.target.path)?;
+            forget_cached(&ground.target)?;
         }
         mount(&ground.target)
     }
@@ -212,6 +214,14 @@ fn make_filesystem(device: &Path) -> Result<()> {
         return Err(refused(format!("{maker}: {}", String::from_utf8_lossy(&output.stderr).trim())));
     }
     Ok(())
+}
+
+/// Has the kernel read the whole disk anew. It keeps what it has read of a disk apart from what it has of its partitions, so
+/// that who looks at the disk next, to know it again later, would not see the filesystem that was made on one.
+fn forget_cached(target: &Target) -> Result<()> {
+    let Kind::BlockDevice { partition_of: Some(disk) } = &target.kind else { return Ok(()) };
+    let file = File::open(disk).map_err(failed("opening", disk))?;
+    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).map_err(|errno| failed("reading anew", disk)(errno.into()))
 }
 
 /// Whether it is mounted where the place belongs. Refused where something else is.
