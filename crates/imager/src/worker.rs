@@ -269,13 +269,12 @@ fn mount_all(job: &Job) -> Result<(), Error> {
             continue;
         }
         let failed = |source| Error::Mount { uuid: mount.uuid.clone(), at: mount.at.clone(), source };
-        match mount.region {
-            Some(region) => mounts::mount_part(&wait_for_disk(job)?.path, region, mount).map_err(failed)?,
-            None => {
-                // Its disk may appear later than the root disk.
-                let device = within(Duration::from_secs(DISKS_SECONDS), || filesystem_device(&mount.uuid))?;
-                mounts::mount(&device, &mount.kind, &mount.at).map_err(failed)?;
-            }
+        if let Some(region) = mount.region {
+            mounts::mount_part(&wait_for_disk(job)?.path, region, mount).map_err(failed)?;
+        } else {
+            // Its disk may appear later than the root disk.
+            let device = within(Duration::from_secs(DISKS_SECONDS), || filesystem_device(&mount.uuid))?;
+            mounts::mount(&device, &mount.kind, &mount.at).map_err(failed)?;
         }
     }
     Ok(())

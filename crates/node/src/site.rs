@@ -6,9 +6,12 @@
 //! **Invariant:** nothing is written to the mount point while nothing is mounted there.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use flash::target::{Demands, DiskName, Filesystem, Kind, Occupant, Target};
 use image::layout::RESERVE_NAME;
@@ -24,6 +27,10 @@ use crate::error::{Error, Result};
 const KIND: &str = "ext4";
 /// How it is mounted: nothing of it is run.
 const FLAGS: Flags = Flags { read_only: false, no_execution: true, no_devices: true, no_set_user: true };
+/// How long another who is mounting it may take: a journal may have to be replayed.
+const MOUNTED_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks at whether he has done it.
+const PAUSE: Duration = Duration::from_millis(50);
 /// What makes it, and the Debian package that has it.
 const MAKER: (&str, &str) = ("mkfs.ext4", "e2fsprogs");
 
@@ -243,7 +250,19 @@ fn mount(target: &Target) -> Result<()> {
     let at = Path::new(PLACE);
     fs::create_dir_all(at).map_err(failed("making", at))?;
     let device = target.path.display().to_string();
-    kernel::mount(KIND, &device, at, FLAGS, "").map_err(failed("mounting the place", &target.path))
+    let begin = Instant::now();
+    loop {
+        match kernel::mount(KIND, &device, at, FLAGS, "") {
+            // Another of our commands may be mounting it at this moment: the trial does so while somebody asks for the status.
+            Err(error) if error.kind() == ErrorKind::ResourceBusy && begin.elapsed() < MOUNTED_WITHIN => {
+                if is_mounted(target)? {
+                    return Ok(());
+                }
+                thread::sleep(PAUSE);
+            }
+            mounted => return mounted.map_err(failed("mounting the place", &target.path)),
+        }
+    }
 }
 
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {

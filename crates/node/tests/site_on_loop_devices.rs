@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::thread;
 
 use flash::target::DiskName;
 use imager::mounts::PLACE;
@@ -44,7 +45,14 @@ fn an_empty_disk_becomes_a_place_once_and_what_holds_something_does_not() {
     assert!(error.contains("unmount it"), "{error}");
     assert!(!site(&other).ground().expect("looked at").expect("a disk").is_made(), "nothing was made");
     sys::kernel::unmount(Path::new(PLACE)).expect("unmounted");
-    assert!(site(&spare).open().expect("opened") && is_mounted());
+    // Several commands at once: each finds it mounted, by itself or by another.
+    thread::scope(|scope| {
+        let open = || scope.spawn(|| site(&spare).open().expect("opened"));
+        let opened: Vec<_> = (0..8).map(|_| open()).collect();
+        assert!(opened.into_iter().all(|one| one.join().expect("it ended well")));
+    });
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read");
+    assert_eq!(mounts.matches(PLACE).count(), 1, "{mounts}");
     assert_eq!(fs::read_to_string(&kept).expect("read"), "kept");
     sys::kernel::unmount(Path::new(PLACE)).expect("unmounted");
 

@@ -42,6 +42,9 @@ enum Command {
     /// Look at everything that can be known to be wrong; change nothing
     Preflight(ImageToTake),
     /// Stage and log everything while the node serves, and predict the outage
+    ///
+    /// A disk that the configuration names as the place, `place = { disk = "…" }`, gets a filesystem if nothing stands on it;
+    /// so does the space behind the image, `place = "behind"`. What stands there otherwise is left alone, and named.
     Prepare(Prepare),
     /// Prepare, drain, and restart into the imager, which flashes
     Upgrade(Upgrade),
