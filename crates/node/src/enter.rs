@@ -57,7 +57,7 @@ pub(crate) fn job(
     environment: Environment,
     operators: &Operators,
 ) -> Result<Job> {
-    let place = Place::at(config.place.directory());
+    let place = Place::of(config);
     let path = "/proc/self/mountinfo";
     let mountinfo =
         fs::read_to_string(path).map_err(|source| Error::File { doing: "reading", path: path.into(), source })?;

@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::place::Place;
 use crate::record::Record;
-use crate::stage::Stage;
 use crate::state::State;
 
 /// A node.
@@ -37,8 +36,7 @@ pub struct Status {
 impl Node {
     /// The node that this configuration describes.
     pub fn new(config: Config) -> Self {
-        let place = Place::at(config.place.directory());
-        let place = if config.stage == Stage::Ram { place.staging_in_memory() } else { place };
+        let place = Place::of(&config);
         Self { config, place, machine: Machine::default() }
     }
 

@@ -24,8 +24,9 @@ use imager::job::{Mount, Region};
 use imager::worker::RESULT;
 use sys::mountinfo;
 
+use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::stage;
+use crate::stage::{self, Stage};
 
 /// Where the imager mounts the filesystem that the place stands on.
 const IN_IMAGER: &str = "/place";
@@ -39,14 +40,19 @@ pub struct Place {
 }
 
 impl Place {
-    /// The directory that the configuration names, whether it is there or not.
+    /// The one that a configuration describes, whether it is there or not.
+    pub fn of(config: &Config) -> Self {
+        let place = Self::at(config.place.directory());
+        if config.stage == Stage::Ram { place.staging_in_memory() } else { place }
+    }
+
+    /// In this directory, with its stage.
     pub fn at(directory: &Path) -> Self {
         Self { directory: directory.into(), memory: None }
     }
 
     /// The same, whose new content is staged in memory.
-    #[must_use]
-    pub fn staging_in_memory(self) -> Self {
+    fn staging_in_memory(self) -> Self {
         Self { memory: Some(stage::DIRECTORY.into()), ..self }
     }
 
@@ -265,9 +271,11 @@ mod tests {
         }
         place.clear().unwrap();
         assert!(!place.content().exists() && !place.stage().exists());
-        let usual = Place::at(folder.path());
-        assert_eq!(usual.content(), usual.stage());
-        assert!(usual.staging_in_memory().content().starts_with("/run"));
+        let of = |text| Place::of(&Config::parse_text(text).unwrap());
+        assert_eq!(of("place = '/data'").content(), Path::new("/data/stage"));
+        let in_memory = of("place = '/data'\nstage = 'ram'");
+        assert_eq!(in_memory.content(), Path::new("/run/keepstate/stage"));
+        assert_eq!(in_memory.stage(), Path::new("/data/stage"));
     }
 
     #[test]
