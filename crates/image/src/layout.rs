@@ -4,7 +4,7 @@
 
 use std::io;
 
-use model::manifest::{BootMode, BootPart, BootRange};
+use model::manifest::{BootMode, BootPart, BootRange, Reserve};
 
 use crate::view::ReadAt;
 
@@ -19,6 +19,11 @@ const LOGICAL_PARTITIONS_MAX: usize = 128;
 /// C12A7328-F81F-11D2-BA4B-00A0C93EC93B, as it stands on a disk.
 const EFI_SYSTEM: [u8; 16] =
     [0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b];
+/// 8DA63339-0007-60C0-C436-083AC8230908, as it stands on a disk: reserved, says Linux, and no tool mounts it by its type.
+pub const LINUX_RESERVED: [u8; 16] =
+    [0x39, 0x33, 0xa6, 0x8d, 0x07, 0x00, 0xc0, 0x60, 0xc4, 0x36, 0x08, 0x3a, 0xc8, 0x23, 0x09, 0x08];
+/// What the partition table calls the partition that is kept free behind an image.
+pub const RESERVE_NAME: &str = "keepstate";
 /// 21686148-6449-6E6F-744E-656564454649, as it stands on a disk: "Hah!IdontNeedEFI".
 const BIOS_BOOT: [u8; 16] = *b"Hah!IdontNeedEFI";
 
@@ -33,6 +38,8 @@ pub struct Layout {
     pub boot_modes: Vec<BootMode>,
     /// All partitions, in the table's order.
     pub partitions: Vec<Partition>,
+    /// The partition that is kept free behind the image, and is not in it.
+    pub reserve: Option<Reserve>,
 }
 
 /// A part of the disk.
@@ -63,6 +70,7 @@ impl Layout {
         if let Some(gpt) = Gpt::find(disk)? {
             layout.sector_size = Some(gpt.sector_size);
             layout.partitions = gpt.partitions(disk)?;
+            layout.reserve = gpt.reserve(disk)?;
             backup = Some(gpt.backup_range(disk)?);
         } else if is_boot_sector {
             layout.partitions = mbr_partitions(disk, &first)?;
@@ -177,6 +185,23 @@ impl Gpt {
             Partition::new(disk, self.sector_size, first, last.checked_sub(first)?.checked_add(1)?, kind)
         });
         Ok(partitions.collect())
+    }
+
+    /// The partition that is kept free behind what `disk` holds. The table is of the larger disk that the image is the
+    /// beginning of: its copy stands at that disk's end.
+    fn reserve(&self, disk: &dyn ReadAt) -> io::Result<Option<Reserve>> {
+        let entries = self.read_entries(disk)?.unwrap_or_default();
+        let name: Vec<u8> = RESERVE_NAME.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+        let is_reserve = |entry: &&[u8]| entry[..16] == LINUX_RESERVED && entry[56..].starts_with(&name);
+        let mut found = entries.chunks_exact(self.entry_bytes as usize).filter(is_reserve);
+        let Some(entry) = found.next().filter(|_| self.lba == 1) else { return Ok(None) };
+        let sector_size = u64::from(self.sector_size);
+        let in_bytes = |sectors: u64| sectors.checked_mul(sector_size);
+        let end = |last: u64| last.checked_add(1).and_then(in_bytes);
+        let bounds = (in_bytes(u64_at(entry, 32)), end(u64_at(entry, 40)), end(self.other_lba));
+        let (Some(offset), Some(end), Some(disk_size)) = bounds else { return Ok(None) };
+        let is_behind = disk.size() <= offset && offset < end && end <= disk_size;
+        Ok(is_behind.then(|| Reserve { offset, length: end - offset, disk_size }))
     }
 
     /// Where the GPT's copy at the image's end stands: offset and length in bytes. Told by the copy itself; where the

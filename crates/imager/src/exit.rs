@@ -19,6 +19,7 @@ use sys::kernel::{self, Flags};
 
 use crate::RUN;
 use crate::job::{self, Job};
+use crate::new_root::is_place;
 use crate::worker::say;
 
 /// Where the kernel says whether one is loaded.
@@ -75,7 +76,7 @@ pub fn run(job: &Path) -> Result<(), Error> {
     // A disk that is held is one whose partitions cannot be mounted.
     drop(disk);
     let mut whys = Vec::new();
-    for (partition, _) in target.partitions() {
+    for (partition, _) in target.partitions().into_iter().filter(|(_, on)| !on.as_ref().is_some_and(is_place)) {
         match look(&partition) {
             Ok(None) => {}
             Ok(Some(mounted)) => match load(&mounted, &job) {

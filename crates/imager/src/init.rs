@@ -253,6 +253,10 @@ fn release_old_root(console: &Console, keeper: &mut Keeper) {
     /// What systemd has ended may still be going, and hold the old root while it does.
     const PATIENCE: Duration = Duration::from_secs(15);
     let begin = Instant::now();
+    // systemd unmounts it, or does not if it was busy: as long as it is mounted, its disk is in use.
+    if let Err(error) = mounts::release(Path::new(mounts::PLACE)) {
+        console.say(&format!("the node's place stays mounted: {error}"));
+    }
     let released = loop {
         match mounts::release(Path::new(mounts::OLD_ROOT)) {
             Err(_) if begin.elapsed() < PATIENCE => {

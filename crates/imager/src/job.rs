@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use flash::Place;
@@ -122,6 +123,19 @@ pub struct Mount {
     pub kind: String,
     /// Where it is mounted.
     pub at: PathBuf,
+    /// The part of the job's disk that it is, where it lies behind the image. It is not looked for among partitions: while
+    /// the disk is half one image and half another it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<Region>,
+}
+
+/// A part of the job's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Region {
+    /// Where it begins, bytes.
+    pub offset: u64,
+    /// How long it is, bytes.
+    pub length: u64,
 }
 
 /// Why there is no job.
@@ -156,6 +170,12 @@ pub enum Error {
 }
 
 impl Job {
+    /// The part of the disk that one of its mounts is, bytes.
+    pub fn beside(&self) -> Option<Range<u64>> {
+        let region = self.mounts.iter().find_map(|mount| mount.region)?;
+        Some(region.offset..region.offset.saturating_add(region.length))
+    }
+
     /// Reads a job.
     pub fn read(path: &Path) -> Result<Self, Error> {
         /// Read first, so that a later format says its number and not the first field it changed.
@@ -192,7 +212,12 @@ mod tests {
             exit: Exit::Kexec,
             disk: DiskIdentity::default(),
             manifest: Digest([3; 32]),
-            mounts: vec![Mount { uuid: "u".into(), kind: "ext4".into(), at: "/place".into() }],
+            mounts: vec![Mount {
+                uuid: "u".into(),
+                kind: "ext4".into(),
+                at: "/place".into(),
+                region: Some(Region { offset: 1 << 30, length: 1 << 20 }),
+            }],
             stage: "/place/stage".into(),
             undo: Some("/place/undo.log".parse().unwrap()),
             undo_tail: false,
@@ -212,6 +237,7 @@ mod tests {
         let path = folder.path().join("job.json");
         fs::write(&path, job().to_bytes()).unwrap();
         assert_eq!(Job::read(&path).unwrap(), job());
+        assert_eq!(job().beside(), Some(1 << 30..(1 << 30) + (1 << 20)));
     }
 
     #[test]

@@ -40,8 +40,9 @@ pub const FILES: &str = "/keepstate";
 pub const JOB: &str = "/keepstate/job.json";
 /// Where the imager finds what the node keeps of itself, if it keeps anything.
 pub const IDENTITY: &str = "/keepstate/identity.tar";
-/// Where PID 1 and worker keep what they tell each other, in memory.
-pub const RUN: &str = "/run/keepstate";
+/// Where PID 1 and worker keep what they tell each other, in memory. Nothing of the old OS's is below it: PID 1 begins by
+/// removing it with all that it holds, and `/run` comes along in a takeover with whatever is mounted there.
+pub const RUN: &str = "/run/keepstate/imager";
 /// The command by which PID 1 starts its worker.
 pub const WORKER: &str = "imager-worker";
 /// How the kernel or systemd call the program that is to be PID 1.

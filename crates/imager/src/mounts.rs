@@ -4,11 +4,17 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use sys::kernel::{self, Flags};
+use flash::target::filesystem_on;
+use sys::kernel::{self, Flags, LoopPart};
 use sys::mountinfo;
+
+use crate::job::{Mount, Region};
 
 /// The old root, as systemd leaves it below the one it pivots to.
 pub const OLD_ROOT: &str = "/oldroot";
+
+/// Where a node mounts its place, if that is a disk of its own or lies behind the image. The imager mounts it elsewhere.
+pub const PLACE: &str = "/run/keepstate/place";
 
 /// A filesystem that keeps neither programs nor devices.
 const PLAIN: Flags = Flags { read_only: false, no_execution: false, no_devices: true, no_set_user: true };
@@ -106,6 +112,22 @@ fn table() -> io::Result<Vec<mountinfo::Mount>> {
 pub fn mount(device: &Path, kind: &str, at: &Path) -> io::Result<()> {
     fs::create_dir_all(at)?;
     kernel::mount(kind, &device.display().to_string(), at, Flags { no_execution: true, ..PLAIN }, "")
+}
+
+/// Mounts a filesystem that is a part of `disk`, through a loop device that goes with the mount. Refused where another
+/// filesystem stands there.
+pub fn mount_part(disk: &Path, region: Region, wanted: &Mount) -> io::Result<()> {
+    let part = LoopPart::attach(disk, region.offset, region.length).map_err(|error| {
+        let why = format!("a loop device over {} from byte {}: {error}", disk.display(), region.offset);
+        io::Error::new(error.kind(), why)
+    })?;
+    let found = filesystem_on(part.path())?.map(|filesystem| filesystem.uuid);
+    if found.as_deref() != Some(&wanted.uuid) {
+        let found = found.unwrap_or_else(|| "none that is known".into());
+        let (disk, offset) = (disk.display(), region.offset);
+        return Err(io::Error::other(format!("at byte {offset} of {disk} there is another filesystem: {found}")));
+    }
+    mount(part.path(), &wanted.kind, &wanted.at)
 }
 
 #[cfg(test)]

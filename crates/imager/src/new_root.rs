@@ -5,7 +5,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use flash::target::Target;
+use flash::target::{Filesystem, Target};
+use image::layout::RESERVE_NAME;
 use sys::kernel::{self, Flags};
 
 /// Where it is mounted.
@@ -55,6 +56,11 @@ pub fn with<T>(target: &Target, act: impl FnOnce(&Path) -> T) -> Result<T, Error
     fs::create_dir_all(at).map_err(|source| Error::Mount { doing: "making a place for", device: AT.into(), source })?;
     for (device, filesystem) in target.partitions() {
         let name = device.display().to_string();
+        // A place behind the image is mounted already, by another way than this partition.
+        if filesystem.as_ref().is_some_and(is_place) {
+            looked.push(format!("{name}: the place"));
+            continue;
+        }
         let kind = filesystem.map(|filesystem| filesystem.kind);
         let Some(kind) = kind.as_deref().filter(|kind| KINDS.contains(kind)) else {
             looked.push(format!("{name}: {}", kind.as_deref().unwrap_or("no filesystem")));
@@ -80,6 +86,11 @@ pub fn with<T>(target: &Target, act: impl FnOnce(&Path) -> T) -> Result<T, Error
         looked.push(format!("{name}: {kind} without an os-release"));
     }
     Err(Error::NotFound { disk: target.path.display().to_string(), looked: looked.join(", ") })
+}
+
+/// Whether it is a node's place.
+pub(crate) fn is_place(filesystem: &Filesystem) -> bool {
+    filesystem.label.as_deref() == Some(RESERVE_NAME)
 }
 
 fn unmount(at: &Path, device: &str) -> Result<(), Error> {

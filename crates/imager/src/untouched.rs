@@ -119,7 +119,8 @@ impl Before {
 
 fn now(root: &Target, job: &Job) -> BTreeMap<String, Seen> {
     let device = |mount: &Mount| Some((filesystem_device(&mount.uuid).ok()?, mount.at.clone()));
-    let ours: Vec<_> = job.mounts.iter().filter_map(device).collect();
+    // What is a part of the root disk is on no data disk.
+    let ours: Vec<_> = job.mounts.iter().filter(|mount| mount.region.is_none()).filter_map(device).collect();
     let others = root.others().unwrap_or_else(|error| {
         crate::worker::say(&format!("which data disks there are is not known: {}", chain(&error)));
         Vec::new()

@@ -263,18 +263,19 @@ fn within<T, E>(limit: Duration, mut attempt: impl FnMut() -> Result<T, E>) -> R
 }
 
 fn mount_all(job: &Job) -> Result<(), Error> {
-    for job::Mount { uuid, kind, at } in &job.mounts {
+    for mount in &job.mounts {
         // An earlier worker may have done it.
-        if mounts::is_mounted(at).unwrap_or(false) {
+        if mounts::is_mounted(&mount.at).unwrap_or(false) {
             continue;
         }
-        // Its disk may appear later than the root disk.
-        let device = within(Duration::from_secs(DISKS_SECONDS), || filesystem_device(uuid))?;
-        mounts::mount(&device, kind, at).map_err(|source| Error::Mount {
-            uuid: uuid.clone(),
-            at: at.clone(),
-            source,
-        })?;
+        let failed = |source| Error::Mount { uuid: mount.uuid.clone(), at: mount.at.clone(), source };
+        if let Some(region) = mount.region {
+            mounts::mount_part(&wait_for_disk(job)?.path, region, mount).map_err(failed)?;
+        } else {
+            // Its disk may appear later than the root disk.
+            let device = within(Duration::from_secs(DISKS_SECONDS), || filesystem_device(&mount.uuid))?;
+            mounts::mount(&device, &mount.kind, &mount.at).map_err(failed)?;
+        }
     }
     Ok(())
 }
@@ -288,7 +289,7 @@ fn flash(job: &Job, mut target: Target) -> Result<(FlashReport, Kept), Error> {
     if opened.digest != job.manifest {
         return Err(Error::OtherImage { found: opened.digest, wanted: job.manifest });
     }
-    let demands = Demands::of(opened.image.manifest());
+    let demands = Demands { beside: job.beside(), ..Demands::of(opened.image.manifest()) };
     let keep = Keep {
         undo: job.undo.as_ref().map(Place::open).transpose()?,
         tail: job.undo_tail,
@@ -356,7 +357,7 @@ fn undo(job: &Job, mut target: Target) -> Result<UndoReport, Error> {
     let missing = || flash::Error::Unusable { what: "undo log", why: "the job names none".into() };
     let medium = job.undo.as_ref().ok_or_else(missing)?.open_existing()?;
     let found = Found::read(&*medium)?;
-    let demands = Demands::nothing();
+    let demands = Demands { beside: job.beside(), ..Demands::nothing() };
     if found.disk_key() != target.identity.key() {
         let why = format!("it belongs to another disk, {}", found.disk_key());
         return Err(flash::Error::Unusable { what: "undo log", why }.into());

@@ -35,13 +35,15 @@ pub enum Boot {
 pub struct Options {
     /// The disk's size, as the command takes it: `512M`.
     pub size: String,
+    /// What is kept free behind the image: `128M`. Onto a previous disk, what that keeps free.
+    pub reserve: Option<String>,
     /// The root filesystem: `ext4` or `xfs`.
     pub filesystem: String,
     /// The firmwares.
     pub boot: Boot,
     /// What is added to the kernel's command line. The console has to be the first serial port, for the log.
     pub command_line: String,
-    /// More arguments of the command: `--reserve`, `128M`.
+    /// More arguments of the command: `--with-agent`.
     pub more: Vec<String>,
     /// The disk of the version before, whose files stay where they are; the new one gets its size.
     pub onto: Option<PathBuf>,
@@ -52,6 +54,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             size: "512M".into(),
+            reserve: None,
             filesystem: "ext4".into(),
             boot: Boot::Both,
             command_line: "console=ttyS0 panic=1".into(),
@@ -192,6 +195,9 @@ fn arguments(options: &Options) -> Vec<String> {
     ];
     let mut arguments: Vec<String> =
         fixed.iter().flat_map(|(option, value)| [*option, *value]).map(str::to_owned).collect();
+    if let Some(reserve) = options.reserve.iter().find(|_| options.onto.is_none()) {
+        arguments.extend(["--reserve".into(), reserve.clone()]);
+    }
     arguments.extend(options.more.iter().cloned());
     arguments
 }
@@ -204,14 +210,17 @@ mod tests {
     fn options_become_what_the_command_understands() {
         let options = Options {
             onto: Some("/old.raw".into()),
-            more: vec!["--reserve".into(), "64M".into()],
+            reserve: Some("64M".into()),
+            more: vec!["--with-agent".into()],
             ..Options::default()
         };
         assert!(arguments(&Options::default()).join(" ").starts_with("--size 512M --filesystem ext4 "));
         assert_eq!(
             arguments(&options).join(" "),
-            "--onto /old.raw --filesystem ext4 --boot bios,uefi --cmdline console=ttyS0 panic=1 --reserve 64M"
+            "--onto /old.raw --filesystem ext4 --boot bios,uefi --cmdline console=ttyS0 panic=1 --with-agent"
         );
+        let anew = arguments(&Options { onto: None, ..options }).join(" ");
+        assert!(anew.ends_with("--reserve 64M --with-agent"), "{anew}");
     }
 
     #[test]

@@ -63,6 +63,9 @@ pub struct Manifest {
     pub block_table: TableRef,
     /// What firmware reads before an OS: written last.
     pub boot_area: Vec<BootRange>,
+    /// What the image's partition table keeps free behind the image's end; absent where it ends with the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<Reserve>,
     /// Where the image comes from.
     pub provenance: Provenance,
     /// What was read from the image's root filesystem; absent when it could not be read.
@@ -133,6 +136,18 @@ pub struct BootRange {
     pub length: u64,
     /// What it is.
     pub part: BootPart,
+}
+
+/// Space behind an image's end that its partition table keeps free: in a partition that is not in the image, so that no
+/// flash touches it and no root grows over it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reserve {
+    /// Where that partition begins.
+    pub offset: u64,
+    /// How long it is.
+    pub length: u64,
+    /// The smallest disk that the table fits: with the partition, and room for the table's copy behind it.
+    pub disk_size: u64,
 }
 
 /// Which part of the boot area.
@@ -317,6 +332,13 @@ impl Manifest {
             let end = range.offset.checked_add(range.length);
             if range.length == 0 || end.is_none_or(|end| end > self.disk_size) {
                 return wrong(format!("boot area {range:?} outside the disk"));
+            }
+        }
+        if let Some(reserve) = &self.reserve {
+            let end = reserve.offset.checked_add(reserve.length);
+            let is_behind = reserve.offset >= self.disk_size && reserve.length > 0;
+            if !is_behind || end.is_none_or(|end| end > reserve.disk_size) {
+                return wrong(format!("{reserve:?} is not behind the image of {} bytes", self.disk_size));
             }
         }
         for table in [&self.chunk_table, &self.block_table] {

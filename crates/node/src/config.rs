@@ -9,6 +9,8 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::identity;
 use crate::preflight;
+use crate::site::Site;
+use crate::stage::Stage;
 use crate::surroundings::{self, Aspect};
 
 /// Where it stands.
@@ -21,8 +23,11 @@ const WATCHDOG_SECONDS_MIN: u32 = 10;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
-    /// The directory for journal, stage and undo log, on a disk that is not flashed.
-    pub place: PathBuf,
+    /// Where journal, stage and undo log stand: no flash writes there.
+    pub place: Site,
+    /// Where the new content is staged.
+    #[serde(default)]
+    pub stage: Stage,
     /// The store that image names are looked up in.
     #[serde(default)]
     pub store: Option<String>,
@@ -181,11 +186,13 @@ impl Config {
         let config: Self =
             toml::from_str(text).map_err(|source| Error::Config { path: path.into(), why: source.to_string() })?;
         let wrong = |why: &str| Err(Error::Config { path: path.into(), why: why.into() });
-        if !config.place.is_absolute() {
-            return wrong("place has to be an absolute path");
-        }
         if config.old_logs.as_ref().is_some_and(|path| !path.is_absolute()) {
             return wrong("old-logs has to be an absolute path");
+        }
+        if config.stage == Stage::Ram && config.entry.is_some_and(|entry| entry != Entry::Takeover) {
+            return wrong(
+                "what is staged in memory comes into the imager by a takeover only: stage = \"ram\" needs that entry",
+            );
         }
         if let Some(why) = config.identity.wrong() {
             return wrong(&why);
@@ -244,6 +251,7 @@ mod tests {
         let config = parse("place = '/data/keepstate'").unwrap();
         assert_eq!(config.trial, Trial::default());
         assert_eq!((config.entry, config.exit), (None, Exit::Firmware));
+        assert_eq!(config.stage, Stage::Place);
         assert_eq!(config.imager, Imager::default());
         assert_eq!(config.hooks, Path::new("/etc/keepstate/hooks"));
     }
@@ -278,6 +286,9 @@ mod tests {
             ("place = '/data'\n[[compatible]]\ndatastore = 'postgres'\nfrom = '15'\nto = '17'", "postgresql"),
             ("", "place"),
             ("place = 'data'", "absolute"),
+            ("place = { disk = 'vdb' }", "serial="),
+            ("place = '/data'\nstage = 'disk'", "ram"),
+            ("place = '/data'\nstage = 'ram'\nentry = 'kexec'", "by a takeover only"),
             ("place = '/data'\nplcae = 1", "plcae"),
             ("place = '/data'\nold-logs = 'logs'", "absolute"),
             ("place = '/data'\n[trial]\ndeadline-seconds = 0", "above zero"),

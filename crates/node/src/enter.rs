@@ -60,7 +60,8 @@ pub(crate) fn job(
     let path = "/proc/self/mountinfo";
     let mountinfo =
         fs::read_to_string(path).map_err(|source| Error::File { doing: "reading", path: path.into(), source })?;
-    let (mount, there) = place.in_imager(&mountinfo)?;
+    let behind = config.place.ground()?.and_then(|ground| ground.behind());
+    let (mount, there) = place.in_imager(&mountinfo, behind)?;
     Ok(Job {
         format: FORMAT,
         upgrade: record.id.clone(),
@@ -70,7 +71,8 @@ pub(crate) fn job(
         disk: record.disk.clone(),
         manifest: record.manifest,
         mounts: vec![mount],
-        stage: there.stage(),
+        // An undo comes after the imager whose memory held the content.
+        stage: if task == Task::Flash { there.content() } else { there.stage() },
         undo: Some(flash::Place { path: there.undo(), region: None }),
         undo_tail: false,
         trace: record.trace.clone(),

@@ -17,7 +17,7 @@ use std::process::{Command, Stdio};
 use boot::command_line::Arguments;
 use boot::grub::BootEntry;
 use boot::initramfs::{Compression, Contents, Parts, Source};
-use boot::modules::{Missing, Modules, Wanted, resolve};
+use boot::modules::{Missing, Module, Modules, Wanted, resolve};
 use boot::takeover::Takeover;
 use boot::ways::{self, Kind, Way};
 use boot::{Host, efi, grub, kexec};
@@ -36,6 +36,8 @@ const LOADED: &str = "/run/keepstate/kexec-loaded";
 const SYSTEMD: &str = "/run/systemd/system";
 /// What the imager mounts besides the place: the new root, to read its kernel.
 const NEW_ROOT: &str = "ext4";
+/// The module that gives loop devices: a place behind the image is mounted through one.
+const LOOP: &str = "loop";
 
 /// The ways into the imager, and the one that is gone.
 #[derive(Debug)]
@@ -49,10 +51,11 @@ pub struct Entrance {
 
 impl Entrance {
     /// Looks at every way. `wanted` is the only one that may be gone; `place` the directory that the imager mounts;
-    /// `working_bytes` what the imager needs of memory while it works. Changes nothing.
-    pub fn look(wanted: Option<Entry>, place: &Path, working_bytes: u64) -> Result<Self> {
+    /// `loops` whether it does so through a loop device; `working_bytes` what the imager needs of memory while it works.
+    /// Changes nothing.
+    pub fn look(wanted: Option<Entry>, place: &Path, loops: bool, working_bytes: u64) -> Result<Self> {
         let host = Host::here();
-        let modules = modules(&host, place)?;
+        let modules = modules(&host, place, loops)?;
         let parts = Parts { binary: PROGRAM.into(), job: Vec::new(), modules: &modules };
         let size = parts.for_kernel()?.size()?;
         let ways = ways::choose(&ways::Facts::read(&host, &modules, size, working_bytes)?);
@@ -228,24 +231,26 @@ fn name(kind: Kind) -> &'static str {
 
 /// What a fresh kernel has to load here. Where that cannot be told nothing can be loaded, and every way that needs it says
 /// why; the same kernel has it loaded.
-fn modules(host: &Host, place: &Path) -> Result<Modules> {
+fn modules(host: &Host, place: &Path, loops: bool) -> Result<Modules> {
     let mut wanted = Wanted { release: host.release()?, ..Wanted::default() };
     // Where it is not there yet, it will be made where its parent is; preflight refuses what cannot be mounted.
     let there = place.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let kind = filesystem_of(there).ok().map(|filesystem| filesystem.kind);
     wanted.filesystems = [kind, Some(NEW_ROOT.into())].into_iter().flatten().collect();
     wanted.filesystems.dedup();
+    wanted.also.extend(loops.then(|| LOOP.to_owned()));
     Ok(resolve(host, &wanted).unwrap_or_else(|error| Modules {
         missing: vec![Missing { name: "of any disk".into(), because: chain(&error) }],
         ..Modules::default()
     }))
 }
 
-/// Of these the running kernel has what the machine needs; only a watchdog it may lack.
+/// Of these the running kernel has what the machine needs; only a watchdog it may lack, and loop devices.
 fn for_takeover(host: &Host, modules: &Modules) -> Modules {
     let is_watchdog = |file: &Path| file.components().any(|part| part.as_os_str() == "watchdog");
     let is_new = |name: &str| !host.path("/sys/module").join(name).exists();
-    let of = modules.modules.iter().filter(|module| is_watchdog(&module.file) && is_new(&module.name));
+    let may_lack = |module: &Module| is_watchdog(&module.file) || module.name == LOOP;
+    let of = modules.modules.iter().filter(|module| may_lack(module) && is_new(&module.name));
     Modules { modules: of.cloned().collect(), ..Modules::default() }
 }
 
@@ -282,7 +287,6 @@ pub(crate) type Files = Vec<(String, Source)>;
 #[cfg(test)]
 mod tests {
     use boot::Why;
-    use boot::modules::Module;
 
     use super::*;
 
@@ -323,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_takeover_takes_only_watchdogs_along_that_are_not_loaded_yet() {
+    fn a_takeover_takes_only_watchdogs_and_loop_devices_along_that_are_not_loaded_yet() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(root.path().join("sys/module/watchdog")).unwrap();
         let module = |name: &str, file: &str| Module {
@@ -337,12 +341,13 @@ mod tests {
                 module("virtio_blk", "drivers/block/virtio_blk.ko"),
                 module("watchdog", "drivers/watchdog/watchdog.ko"),
                 module("softdog", "drivers/watchdog/softdog.ko"),
+                module("loop", "drivers/block/loop.ko"),
             ],
             missing: vec![Missing { name: "x".into(), because: String::new() }],
             ..Modules::default()
         };
         let kept = for_takeover(&Host::below(root.path()), &modules);
-        assert_eq!(kept.modules.iter().map(|module| module.name.as_str()).collect::<Vec<_>>(), ["softdog"]);
+        assert_eq!(kept.modules.iter().map(|module| module.name.as_str()).collect::<Vec<_>>(), ["softdog", "loop"]);
         assert_eq!(kept.missing, []);
     }
 

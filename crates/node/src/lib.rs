@@ -6,8 +6,8 @@
 //!                                                           ▲          │
 //!                                                           └── undo ──┘ roll back
 //! ```
-//! Everything that has to last stands in the *place*: a directory that the user named, on a disk that is not flashed. There
-//! the journal says where an upgrade stands, whichever OS reads it.
+//! Everything that has to last stands in the *place*: a directory on a disk that is not flashed, a disk of its own, or space
+//! behind the image. There the journal says where an upgrade stands, whichever OS reads it.
 
 pub mod access;
 mod caches;
@@ -31,6 +31,8 @@ mod packages;
 pub mod place;
 pub mod preflight;
 pub mod record;
+pub mod site;
+pub mod stage;
 mod staging;
 pub mod state;
 pub mod surroundings;

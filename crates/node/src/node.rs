@@ -36,8 +36,13 @@ pub struct Status {
 impl Node {
     /// The node that this configuration describes.
     pub fn new(config: Config) -> Self {
-        let place = Place::at(&config.place);
+        let place = Place::of(&config);
         Self { config, place, machine: Machine::default() }
+    }
+
+    /// Sees to it that the place can be looked into, where there is one. Makes none.
+    pub fn open_place(&self) -> Result<()> {
+        self.config.place.open().map(drop)
     }
 
     /// Where its upgrade stands.

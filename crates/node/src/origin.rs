@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flash::target::filesystem_device;
+use imager::mounts::PLACE as AT;
 use imager::worker::chain;
 use serde::{Deserialize, Serialize};
 use sys::kernel::{self, Flags};
@@ -22,8 +23,6 @@ use crate::place::Place;
 
 /// Where it stands, below a root.
 pub(crate) const PATH: &str = "etc/keepstate/place.json";
-/// Where the filesystem is mounted if the new OS does not.
-const AT: &str = "/run/keepstate/place";
 /// The format that this release writes.
 const FORMAT: u32 = 1;
 /// How long the disk may take to appear.
@@ -51,7 +50,7 @@ pub(crate) struct Origin {
 impl Origin {
     /// Of the upgrade `upgrade`, with the place as the imager finds it.
     pub(crate) fn of(upgrade: &str, place: &Place, mountinfo: &str) -> Result<Self> {
-        let (mount, there) = place.in_imager(mountinfo)?;
+        let (mount, there) = place.in_imager(mountinfo, None)?;
         let directory = there.directory().strip_prefix(&mount.at).unwrap_or(there.directory()).to_owned();
         Ok(Self { format: FORMAT, upgrade: upgrade.into(), uuid: mount.uuid, kind: mount.kind, directory })
     }
@@ -142,7 +141,7 @@ impl Node {
 
     /// Says that the place is not where the configuration has it, if that is so.
     pub(crate) fn displaced(&self) -> Option<String> {
-        let configured = &self.config.place;
+        let configured = self.config.place.directory();
         let is_elsewhere = self.place.directory() != configured && !Place::at(configured).record().exists();
         is_elsewhere
             .then(|| format!("the place is not at {}: its filesystem is not mounted there", configured.display()))
@@ -185,9 +184,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let node = node(folder.path());
         put_record(&folder.path().join("run/keepstate/place/keepstate"));
-        put_record(&node.config.place);
+        put_record(node.config.place.directory());
         let found = node.clone().found();
-        assert_eq!((found.place.directory(), found.displaced()), (&*node.config.place, None));
+        assert_eq!((found.place.directory(), found.displaced()), (node.config.place.directory(), None));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The place: the directory, on a disk that is not flashed, in which everything stands that has to last.
+//! The place: the directory, where no flash writes, in which everything stands that has to last. Where it stands: see `site`.
 //!
 //! ```text
 //! PLACE/upgrade.json   what the upgrade is: image, disk, place (see `record`)
@@ -15,27 +15,45 @@
 //! ```
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use flash::target::filesystem_of;
 use imager::console::LOG;
-use imager::job::Mount;
+use imager::job::{Mount, Region};
 use imager::worker::RESULT;
 use sys::mountinfo;
 
+use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::stage::{self, Stage};
 
 /// Where the imager mounts the filesystem that the place stands on.
 const IN_IMAGER: &str = "/place";
 
 /// A place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place(PathBuf);
+pub struct Place {
+    directory: PathBuf,
+    /// The stage's directory, if that is in memory.
+    memory: Option<PathBuf>,
+}
 
 impl Place {
-    /// The directory that the configuration names, whether it is there or not.
+    /// The one that a configuration describes, whether it is there or not.
+    pub fn of(config: &Config) -> Self {
+        let place = Self::at(config.place.directory());
+        if config.stage == Stage::Ram { place.staging_in_memory() } else { place }
+    }
+
+    /// In this directory, with its stage.
     pub fn at(directory: &Path) -> Self {
-        Self(directory.into())
+        Self { directory: directory.into(), memory: None }
+    }
+
+    /// The same, whose new content is staged in memory.
+    fn staging_in_memory(self) -> Self {
+        Self { memory: Some(stage::DIRECTORY.into()), ..self }
     }
 
     /// Makes the directory if it is missing, and sees to it that only root looks into it.
@@ -50,32 +68,42 @@ impl Place {
 
     /// The directory.
     pub fn directory(&self) -> &Path {
-        &self.0
+        &self.directory
     }
 
     /// What the upgrade is.
     pub fn record(&self) -> PathBuf {
-        self.0.join("upgrade.json")
+        self.directory.join("upgrade.json")
     }
 
     /// Where it stands.
     pub fn journal(&self) -> PathBuf {
-        self.0.join("journal")
+        self.directory.join("journal")
     }
 
-    /// The new content.
+    /// The image's documents; and the new content, unless that is in memory.
     pub fn stage(&self) -> PathBuf {
-        self.0.join("stage")
+        self.directory.join("stage")
+    }
+
+    /// The new content, and the documents beside it.
+    pub fn content(&self) -> PathBuf {
+        self.memory.clone().unwrap_or_else(|| self.stage())
+    }
+
+    /// Whether the new content is in memory.
+    pub fn is_staged_in_memory(&self) -> bool {
+        self.memory.is_some()
     }
 
     /// The way back.
     pub fn undo(&self) -> PathBuf {
-        self.0.join("undo.log")
+        self.directory.join("undo.log")
     }
 
     /// Documents of the image that was committed last.
     pub fn committed(&self) -> PathBuf {
-        self.0.join("committed")
+        self.directory.join("committed")
     }
 
     /// Keeps the documents that the stage has, in the place of those kept before. The manifest goes last: where it is, the
@@ -107,51 +135,54 @@ impl Place {
 
     /// What was cached of the data.
     pub fn cache_map(&self) -> PathBuf {
-        self.0.join("cache.map")
+        self.directory.join("cache.map")
     }
 
     /// What the imager said.
     pub fn imager_log(&self) -> PathBuf {
-        self.0.join(LOG)
+        self.directory.join(LOG)
     }
 
     /// Which serials were accepted.
     pub fn accepted(&self) -> PathBuf {
-        self.0.join("accepted.json")
+        self.directory.join("accepted.json")
     }
 
     /// How the store is reached, for as long as the way back may need it.
     pub fn environment(&self) -> PathBuf {
-        self.0.join("environment.json")
+        self.directory.join("environment.json")
     }
 
     /// How long the last upgrade was away.
     pub fn outage(&self) -> PathBuf {
-        self.0.join("outage.json")
+        self.directory.join("outage.json")
     }
 
     /// Which images have failed their trial.
     pub fn failures(&self) -> PathBuf {
-        self.0.join("failures.json")
+        self.directory.join("failures.json")
     }
 
     /// How the imager's last job ended.
     pub fn ending(&self) -> PathBuf {
-        self.0.join(RESULT)
+        self.directory.join(RESULT)
     }
 
-    /// The filesystem that the imager has to mount for the place, and where the place is then.
-    pub fn in_imager(&self, mountinfo: &str) -> Result<(Mount, Self)> {
-        let filesystem = filesystem_of(&self.0)?;
-        let real = fs::canonicalize(&self.0).map_err(|source| Error::File {
+    /// The filesystem that the imager has to mount for the place, and where the place is then. `behind` is where on the root
+    /// disk that filesystem lies, if it does.
+    pub fn in_imager(&self, mountinfo: &str, behind: Option<Range<u64>>) -> Result<(Mount, Self)> {
+        let filesystem = filesystem_of(&self.directory)?;
+        let real = fs::canonicalize(&self.directory).map_err(|source| Error::File {
             doing: "looking at the place",
-            path: self.0.clone(),
+            path: self.directory.clone(),
             source,
         })?;
         let below = on_filesystem(mountinfo, &real)
             .ok_or_else(|| Error::Refused(format!("{} stands on no filesystem that is mounted", real.display())))?;
-        let mount = Mount { uuid: filesystem.uuid, kind: filesystem.kind, at: IN_IMAGER.into() };
-        Ok((mount, Self(Path::new(IN_IMAGER).join(below.strip_prefix("/").unwrap_or(&below)))))
+        let region = behind.map(|range| Region { offset: range.start, length: range.end - range.start });
+        let mount = Mount { uuid: filesystem.uuid, kind: filesystem.kind, at: IN_IMAGER.into(), region };
+        let directory = Path::new(IN_IMAGER).join(below.strip_prefix("/").unwrap_or(&below));
+        Ok((mount, Self { directory, memory: self.memory.clone() }))
     }
 
     /// Takes away what an upgrade that is over leaves behind, all but the journal and how it ended.
@@ -160,6 +191,7 @@ impl Place {
         gone(self.environment(), |path| fs::remove_file(path))?;
         gone(self.cache_map(), |path| fs::remove_file(path))?;
         self.forget_ending()?;
+        gone(self.content(), |path| fs::remove_dir_all(path))?;
         gone(self.stage(), |path| fs::remove_dir_all(path))
     }
 
@@ -227,6 +259,23 @@ mod tests {
         let path = folder.path().join("a/place");
         Place::at(&path).make().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn what_is_staged_in_memory_is_cleared_with_the_place_and_its_documents_are_not_there_alone() {
+        let (folder, memory) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let place = Place { memory: Some(memory.path().join("stage")), ..Place::at(folder.path()) };
+        assert_eq!((place.content(), place.stage()), (memory.path().join("stage"), folder.path().join("stage")));
+        for directory in [place.content(), place.stage()] {
+            fs::create_dir(&directory).unwrap();
+        }
+        place.clear().unwrap();
+        assert!(!place.content().exists() && !place.stage().exists());
+        let of = |text| Place::of(&Config::parse_text(text).unwrap());
+        assert_eq!(of("place = '/data'").content(), Path::new("/data/stage"));
+        let in_memory = of("place = '/data'\nstage = 'ram'");
+        assert_eq!(in_memory.content(), Path::new("/run/keepstate/stage"));
+        assert_eq!(in_memory.stage(), Path::new("/data/stage"));
     }
 
     #[test]

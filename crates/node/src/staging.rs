@@ -1,5 +1,7 @@
 //! What is brought onto the node while it serves: the new content, the way back, and the trace of what is still written.
 
+use std::fs;
+
 use flash::place::open_stage;
 use flash::target::Target;
 use flash::trace::{Kernel, Unknown};
@@ -7,9 +9,10 @@ use flash::{ChunkSet, Dirty, Flash, Keep, Prepared, Watch};
 use image::Opened;
 use sys::disk::Caching;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::place::Place;
 use crate::record::Record;
+use crate::stage;
 
 /// An image, the disk that it will be flashed to, and where everything stands meanwhile.
 pub(crate) struct Staging<'a> {
@@ -24,9 +27,17 @@ impl Staging<'_> {
     /// Compares, logs and stages all of it. From before the first byte is read, what is written to the disk is traced.
     pub(crate) fn prepare(&mut self) -> Result<Prepared> {
         self.trace()?;
+        let (content, documents) = (self.place.content(), self.place.stage());
+        if self.place.is_staged_in_memory() {
+            stage::make_room(stage::bytes_most(self.opened).map_err(image::opened::Error::from)?)?;
+            // What outlives the imager, for whoever commits or undoes.
+            let making = |source| Error::File { doing: "making", path: documents.clone(), source };
+            fs::create_dir_all(&documents).map_err(making)?;
+            self.opened.copy_documents(&documents)?;
+        }
         // Makes its directory, too.
-        drop(open_stage(&self.place.stage())?);
-        self.opened.copy_documents(&self.place.stage())?;
+        drop(open_stage(&content)?);
+        self.opened.copy_documents(&content)?;
         self.with(|flash: &Flash<'_>, keep| Flash::prepare(flash, keep))
     }
 
@@ -76,7 +87,7 @@ impl Staging<'_> {
         let keep = Keep {
             undo: Some(flash::Place { path: self.place.undo(), region: None }.open()?),
             tail: false,
-            stage: Some(open_stage(&self.place.stage())?),
+            stage: Some(open_stage(&self.place.content())?),
             disk_key: self.target.identity.key(),
             image_from: self.opened.from.clone(),
         };

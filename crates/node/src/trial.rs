@@ -30,6 +30,7 @@ use crate::node::Node;
 use crate::origin::Origin;
 use crate::outage::{self, Moments};
 use crate::record::Record;
+use crate::site::Site;
 use crate::state::{State, step};
 use crate::surroundings::Surroundings;
 use crate::units::{self, systemctl, wait_for_port};
@@ -66,9 +67,9 @@ pub enum Came {
 impl Node {
     /// The first phase. Run once in every boot, before the datastore's units, which wait for it.
     pub fn gate(&self) -> Result<Came> {
-        self.wait_for_mount();
+        let waited = self.wait_for_mount();
         match self.reached() {
-            Ok(node) => node.judge(),
+            Ok(node) => node.at_its_place(waited)?.judge(),
             // What the upgrade did is not known: a datastore that does not start can still be had back.
             Err(error) => self.hold().and(Err(error)),
         }
@@ -100,10 +101,14 @@ impl Node {
     /// Run once after every boot: learns from the imager what was done, tries the new OS, commits it or rolls it back.
     pub fn trial(&self) -> Result<Came> {
         // Where the gate has the place already, nobody waits for it.
-        if !self.clone().found().place.record().exists() {
-            self.wait_for_place();
-        }
-        self.reached()?.go_on()
+        let is_there = self.clone().found().place.record().exists();
+        let waited = if is_there { Ok(()) } else { self.wait_for_place() };
+        self.reached()?.at_its_place(waited)?.go_on()
+    }
+
+    /// The same node, unless its place could not be waited for and is not there.
+    fn at_its_place(self, waited: Result<()>) -> Result<Self> {
+        if self.place.record().exists() { Ok(self) } else { waited.map(|()| self) }
     }
 
     fn go_on(&self) -> Result<Came> {
@@ -118,17 +123,24 @@ impl Node {
     }
 
     /// Waits for the data disk, if one is to be mounted: whoever starts the gate need not know where the place is.
-    fn wait_for_mount(&self) {
-        if units::is_mount_expected(&self.machine, self.place.directory()) {
-            self.wait_for_place();
+    fn wait_for_mount(&self) -> Result<()> {
+        let is_ours = !matches!(self.config.place, Site::Directory(_));
+        if is_ours || units::is_mount_expected(&self.machine, self.place.directory()) {
+            return self.wait_for_place();
         }
+        Ok(())
     }
 
-    /// The data disk may be mounted later than we are started. A node without a place was never upgraded.
-    fn wait_for_place(&self) {
+    /// The data disk may be mounted later than we are started, and a disk of our own appear later. A node without a place was
+    /// never upgraded.
+    fn wait_for_place(&self) -> Result<()> {
         let begin = Instant::now();
-        while !self.place.directory().exists() && begin.elapsed() < MOUNTED_WITHIN {
-            thread::sleep(PAUSE);
+        let is_early = || begin.elapsed() < MOUNTED_WITHIN;
+        loop {
+            match (&self.config.place, self.config.place.open()) {
+                (Site::Directory(_), Ok(false)) | (_, Err(_)) if is_early() => thread::sleep(PAUSE),
+                (_, opened) => return opened.map(drop),
+            }
         }
     }
 

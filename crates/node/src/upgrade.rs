@@ -8,7 +8,7 @@ use flash::Watch;
 use flash::target::Target;
 use image::Opened;
 use image::accepted::Accepted;
-use imager::job::Task;
+use imager::job::{Entry, Task};
 use jiff::Timestamp;
 use model::report::FlashPlan;
 use steps::{Course, Failure, Step};
@@ -22,6 +22,7 @@ use crate::origin::Origin;
 use crate::outage::{self, Outage, Started};
 use crate::preflight::{self, Depth};
 use crate::record::{FORMAT, Record};
+use crate::site::Site;
 use crate::staging::Staging;
 use crate::state::{State, step};
 use crate::surroundings::Surroundings;
@@ -77,7 +78,10 @@ impl Under {
 impl Node {
     /// The ways into the imager.
     pub(crate) fn entrance(&self) -> Result<Entrance> {
-        Entrance::look(self.config.entry, self.place.directory(), preflight::IMAGER_BYTES)
+        let loops = self.config.place == Site::Behind;
+        // Only a takeover takes along what is in memory.
+        let wanted = self.config.entry.or_else(|| self.place.is_staged_in_memory().then_some(Entry::Takeover));
+        Entrance::look(wanted, self.place.directory(), loops, preflight::IMAGER_BYTES)
     }
 
     /// Stages and logs everything, and predicts. The node serves meanwhile, and a reboot notices nothing.
@@ -146,6 +150,7 @@ impl Node {
         if !refusals.is_empty() {
             return Err(Error::Refused(refusals.join("\n")));
         }
+        self.config.place.make()?;
         self.place.make()?;
         if !again {
             failures::check(&self.place.failures(), &opened.digest, &opened.title())?;
@@ -200,7 +205,7 @@ fn prepare_step() -> Step<Under> {
         Ok(Some(text))
     })
     .within(std::time::Duration::from_hours(24))
-    .probed(|under| under.node.place.undo().exists() && under.node.place.stage().exists())
+    .probed(|under| under.node.place.undo().exists() && under.node.place.content().exists())
 }
 
 /// Run again, there is always something new.

@@ -10,7 +10,7 @@ use std::thread;
 use keepstate_sys as sys;
 use rustix::thread::UnshareFlags;
 use sys::kernel::{
-    Flags, bind, detach, is_immutable, make_private, mount, move_mount, pivot_root, set_immutable, unmount,
+    Flags, bind, detach, is_immutable, make_private, mount, move_mount, pivot_root, remount, set_immutable, unmount,
 };
 use sys::testing::{LoopDevice, run};
 
@@ -98,6 +98,22 @@ fn what_is_mounted_is_seen_elsewhere_too_and_can_be_moved() {
         let error = fs::write(one.join("file"), "y").expect_err("read-only");
         assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
         assert_eq!(fs::read(one.join("file")).expect("read"), b"x");
+    });
+}
+
+#[test]
+#[ignore = "needs root and loop devices: run by ./test"]
+fn what_is_in_memory_gets_more_room_and_stays_as_it_is_mounted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    alone(|| {
+        mount("tmpfs", "tmpfs", folder.path(), Flags::KERNEL, "size=1m").expect("mounted");
+        let file = folder.path().join("file");
+        fs::write(&file, vec![1; 2 << 20]).expect_err("it does not fit");
+        remount(folder.path(), Flags::KERNEL, "size=4m").expect("larger");
+        fs::write(&file, vec![1; 2 << 20]).expect("it fits");
+        let flags = rustix::fs::statvfs(folder.path()).expect("asked").f_flag;
+        assert!(flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC), "{flags:?}");
+        remount(folder.path(), Flags::KERNEL, "size=1m").expect_err("what is there does not fit");
     });
 }
 

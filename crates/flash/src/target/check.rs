@@ -22,13 +22,17 @@ pub(super) fn check(roots: &Roots, target: &Target, demands: &Demands) -> Result
             if device.is_read_only() {
                 return Err(Refusal::ReadOnly { path: target.path.clone() });
             }
-            free_device(roots, target, device)?;
+            free_device(roots, target, device, demands)?;
             fits_machine(target, demands)?;
         }
         _ => free_file(roots, target)?,
     }
-    if target.size < demands.image_size {
-        return Err(Refusal::TooSmall { path: target.path.clone(), size: target.size, image: demands.image_size });
+    let (path, size, image) = (target.path.clone(), target.size, demands.image_size);
+    if size < image {
+        return Err(Refusal::TooSmall { path, size, image });
+    }
+    if size < image.saturating_add(demands.reserve) {
+        return Err(Refusal::NoReserve { path, size, image, reserve: demands.reserve });
     }
     Ok(())
 }
@@ -48,7 +52,7 @@ fn fits_machine(target: &Target, demands: &Demands) -> Result<(), Refusal> {
     }
 }
 
-fn free_device(roots: &Roots, target: &Target, device: &Device) -> Result<(), Refusal> {
+fn free_device(roots: &Roots, target: &Target, device: &Device, demands: &Demands) -> Result<(), Refusal> {
     let mut parts = vec![device.clone()];
     parts.extend(device.partitions());
     let mounts = mounts(roots, target, &parts)?;
@@ -68,7 +72,9 @@ fn free_device(roots: &Roots, target: &Target, device: &Device) -> Result<(), Re
             holders::loops_over(roots, |backing| roots.device_of(backing).as_ref() == Some(part))
                 .map_err(|source| cannot(target, "whether a loop device stands on the disk", source))?,
         );
-        for holder in above {
+        let is_ours =
+            |holder: &Device| demands.beside.is_some() && part == device && holder.loop_range() == demands.beside;
+        for holder in above.into_iter().filter(|holder| !is_ours(holder)) {
             holders.push(describe_holder(roots, target, part, &holder)?);
         }
     }

@@ -98,6 +98,13 @@ impl Device {
         self.number("partition")
     }
 
+    /// The name that its disk's partition table gives it. The kernel tells it nowhere else.
+    pub(super) fn partition_name(&self) -> Option<String> {
+        let facts = self.text("uevent")?;
+        let name = facts.lines().find_map(|line| line.strip_prefix("PARTNAME="))?;
+        Some(name.to_owned())
+    }
+
     /// The disk that it is a partition of, or itself.
     pub(super) fn whole(&self) -> Self {
         let whole = if self.is_partition() { self.folder.parent().and_then(Self::at) } else { None };
@@ -186,6 +193,12 @@ impl Device {
     /// one that stands there now.
     pub(super) fn loop_backing(&self) -> Option<PathBuf> {
         self.text("loop/backing_file").map(PathBuf::from)
+    }
+
+    /// Which part of what it stands on a loop device shows, in bytes.
+    pub(super) fn loop_range(&self) -> Option<Range<u64>> {
+        let offset = self.number("loop/offset")?;
+        Some(offset..offset.checked_add(self.size())?)
     }
 
     /// Whether it is a disc, tape or floppy drive: reading those waits for a medium.

@@ -303,6 +303,16 @@ fn candidate(roots: &Roots, device: &Device) -> Candidate {
     Candidate { path: roots.node(device), size: device.size(), model: device.model(), serial: device.serial() }
 }
 
+/// The one partition of `disk` that has the name.
+pub(super) fn partition_named(roots: &Roots, disk: &Target, name: &str) -> Result<Option<Target>, Refusal> {
+    let partitions = disk.device.iter().flat_map(Device::partitions);
+    let mut named = partitions.filter(|device| device.partition_name().as_deref() == Some(name));
+    match (named.next(), named.next()) {
+        (Some(device), None) => of_device(roots, &DiskName::Path(roots.node(&device)), &device, None).map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// The disks that are not `one`.
 pub(super) fn others(roots: &Roots, one: &Target) -> Result<Vec<Target>, Refusal> {
     let is_other = |device: &&Device| {

@@ -9,9 +9,11 @@ mod find;
 mod holders;
 mod identity;
 mod name;
+mod occupant;
 mod refusal;
 
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +24,7 @@ use sys::{Medium, RealDisk};
 pub use contents::{Contents, Filesystem};
 pub use identity::{Difference, DiskIdentity, Hardware};
 pub use name::DiskName;
+pub use occupant::Occupant;
 pub use refusal::{Candidate, Refusal};
 
 pub(crate) use device::sectors_written;
@@ -68,6 +71,10 @@ pub enum Kind {
 pub struct Demands {
     /// Bytes that have to fit; 0 if not known.
     pub image_size: u64,
+    /// Bytes behind the image that its partition table speaks of, and that have to be there too.
+    pub reserve: u64,
+    /// The part of the disk, in bytes, that whoever asks uses himself by a loop device; no other use is allowed for that.
+    pub beside: Option<Range<u64>>,
     /// Logical sector size that the image is made for.
     pub sector_size: Option<u32>,
     /// Architecture that the image is for.
@@ -85,6 +92,8 @@ impl Demands {
     pub fn nothing() -> Self {
         Self {
             image_size: 0,
+            reserve: 0,
+            beside: None,
             sector_size: None,
             architecture: None,
             machine: machine().into(),
@@ -97,6 +106,7 @@ impl Demands {
     pub fn of(manifest: &Manifest) -> Self {
         Self {
             image_size: manifest.disk_size,
+            reserve: manifest.reserve.map_or(0, |reserve| reserve.disk_size.saturating_sub(manifest.disk_size)),
             sector_size: Some(manifest.sector_size),
             architecture: manifest.architecture.clone(),
             ..Self::nothing()
@@ -112,6 +122,11 @@ pub fn filesystem_device(uuid: &str) -> Result<PathBuf, Refusal> {
 /// The filesystem that holds `path`: what a later boot finds it again by.
 pub fn filesystem_of(path: &Path) -> Result<Filesystem, Refusal> {
     find::filesystem_of(&Roots::here(), path)
+}
+
+/// The filesystem that begins where the device at `node` does; nothing, if none is known there.
+pub fn filesystem_on(node: &Path) -> io::Result<Option<Filesystem>> {
+    Ok(Contents::read(&File::open(node)?)?.filesystems.into_iter().next())
 }
 
 /// This machine's architecture as its kernel names it. A static binary runs on no other than its own.
@@ -140,6 +155,16 @@ impl Target {
                 (path, contents.filesystems.into_iter().next())
             })
             .collect()
+    }
+
+    /// Its partition that the partition table gives this name: nothing, if none or several have it.
+    pub fn partition_named(&self, name: &str) -> Result<Option<Self>, Refusal> {
+        find::partition_named(&Roots::here(), self, name)
+    }
+
+    /// What stands on it now, as far as its bytes tell.
+    pub fn occupant(&self) -> Result<Occupant, Refusal> {
+        occupant::of(self)
     }
 
     /// Finds the one disk that has the name. Nothing is refused yet for being in use.
@@ -216,7 +241,7 @@ impl Target {
     fn open_within(&mut self, roots: &Roots, demands: &Demands, caching: Caching) -> Result<RealDisk, Refusal> {
         check::check(roots, self, demands)?;
         if self.kind == Kind::MissingFile {
-            sys::disk::create_file_disk(&self.path, demands.image_size)
+            sys::disk::create_file_disk(&self.path, demands.image_size.saturating_add(demands.reserve))
                 .map_err(|source| Refusal::Open(OpenError::Open { path: self.path.clone(), source }))?;
             *self = find::find(roots, &DiskName::Path(self.path.clone()))?;
         }

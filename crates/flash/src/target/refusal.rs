@@ -130,6 +130,19 @@ pub enum Refusal {
         /// The image's size in bytes.
         image: u64,
     },
+    /// The image fits, and what its partition table reserves behind it does not: no system would believe that table.
+    #[error("{path} is too small: it has {size} bytes, the image {image} and a reserve of {reserve} behind it; \
+             name a larger disk, or bake with a smaller --reserve", path = path.display())]
+    NoReserve {
+        /// The disk.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+        /// The image's size in bytes.
+        image: u64,
+        /// What is reserved behind the image, in bytes.
+        reserve: u64,
+    },
     /// The image's partition table would mean other places on this disk.
     #[error("{path} has sectors of {sector_size} bytes, the image is made for {image}; \
              use an image made for {sector_size}", path = path.display())]

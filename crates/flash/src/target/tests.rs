@@ -487,3 +487,62 @@ fn the_other_disks_are_those_that_have_a_driver() {
     machine.fact("vdb", "queue/iostats", "0");
     assert_eq!(others[0].sectors_written(), None, "it does not count");
 }
+
+#[test]
+fn a_disk_that_holds_the_image_and_not_its_reserve_is_refused() {
+    let machine = Machine::new();
+    let refusal = machine.refusal("vda", &Demands { image_size: 60 << 20, reserve: 5 << 20, ..demands() });
+    says(&refusal, &["a reserve of 5242880 behind it", "--reserve"]);
+    let target = machine.found(&machine.node("vda"));
+    let fits = Demands { image_size: 60 << 20, reserve: 4 << 20, ..demands() };
+    check::check(&machine.roots, &target, &fits).expect("it fits to the byte");
+}
+
+#[test]
+fn a_loop_device_over_the_part_that_is_ours_is_no_use_by_others() {
+    let machine = Machine::new();
+    machine.device("virtual/block/loop0", "7:0", 16, &[("loop/offset", "33554432")]);
+    machine.fact("loop0", "loop/backing_file", &machine.node("vda"));
+    let target = machine.found(&machine.node("vda"));
+    let ours = |range| Demands { beside: Some(range), ..demands() };
+    check::check(&machine.roots, &target, &ours(32 << 20..48 << 20)).expect("it is ours");
+    for other in [0..48 << 20, 32 << 20..47 << 20] {
+        says(&machine.refusal("vda", &ours(other)), &["held", "loop0"]);
+    }
+    says(&machine.refusal("vda", &demands()), &["held", "loop0"]);
+}
+
+#[test]
+fn a_partition_is_found_by_the_name_that_its_table_gives_it() {
+    let machine = Machine::new();
+    let disk = machine.found(&machine.node("vda"));
+    let named = || find::partition_named(&machine.roots, &disk, "keepstate").expect("asked");
+    assert!(named().is_none());
+    machine.fact("vda2", "uevent", "DEVTYPE=partition\nPARTN=2\nPARTNAME=keepstate\n");
+    assert_eq!(named().expect("one").path, machine.roots.dev.join("vda2"));
+    machine.fact("vda1", "uevent", "PARTNAME=keepstate\n");
+    assert!(named().is_none(), "which of the two is not known");
+}
+
+#[test]
+fn nothing_stands_only_where_both_ends_are_zero() {
+    let machine = Machine::new();
+    let occupant = || machine.found(&machine.node("vda1")).occupant().expect("read");
+    machine.fact("vda1", "size", "8192\n");
+    let mut content = vec![0; 4 * MIB];
+    machine.fill("vda1", &content);
+    assert_eq!(occupant(), Occupant::Nothing);
+    for at in [0, MIB - 1, 3 * MIB, 4 * MIB - 1] {
+        content[at] = 1;
+        machine.fill("vda1", &content);
+        assert!(matches!(occupant(), Occupant::Other(what) if what.contains(&format!("byte {at} "))), "{at}");
+        content[at] = 0;
+    }
+    put_gpt(&mut content, 512, UUID, UUID, 34);
+    machine.fill("vda1", &content);
+    assert!(matches!(occupant(), Occupant::Other(what) if what.contains("a partition table")));
+    content.fill(0);
+    put_ext4(&mut content, 0, UUID, "keepstate");
+    machine.fill("vda1", &content);
+    assert!(matches!(occupant(), Occupant::Filesystem(ext4) if ext4.label.as_deref() == Some("keepstate")));
+}

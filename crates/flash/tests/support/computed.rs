@@ -398,6 +398,7 @@ pub fn dense_image(folder: &Path, size: u64, new: Content) -> Image {
         chunk_table: table(chunks, "chunks-0000000000000000.table", payload_size),
         block_table: table(blocks, "blocks-0000000000000000.table", 0),
         boot_area: Vec::new(),
+        reserve: None,
         provenance: Provenance::default(),
         facts: None,
     };

@@ -46,6 +46,7 @@ pub(super) struct Identity {
     pub(super) bios_partition: Uuid,
     pub(super) esp_partition: Uuid,
     pub(super) root_partition: Uuid,
+    pub(super) reserve_partition: Uuid,
     pub(super) filesystem: Uuid,
     pub(super) hash_seed: Uuid,
     pub(super) fat_serial: u32,
@@ -72,6 +73,7 @@ impl Identity {
             bios_partition: number("bios"),
             esp_partition: number("esp"),
             root_partition: number("root"),
+            reserve_partition: number("reserve"),
             filesystem: number("filesystem"),
             hash_seed: number("hash"),
             fat_serial: u32::from_le_bytes([serial[0], serial[1], serial[2], serial[3]]),
@@ -95,6 +97,7 @@ mod tests {
             identity.bios_partition,
             identity.esp_partition,
             identity.root_partition,
+            identity.reserve_partition,
             identity.filesystem,
             identity.hash_seed,
         ];

@@ -57,7 +57,7 @@ const EPOCH_MAX: i64 = (1 << 34) - (1 << 31) - 1;
 /// How a disk is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The disk's size in bytes, whole MiB; none for what is needed and a quarter.
+    /// The image's size in bytes, whole MiB; none for what is needed and a quarter.
     pub size: Option<u64>,
     /// Whether it boots by BIOS.
     pub bios: bool,
@@ -69,7 +69,7 @@ pub struct Options {
     pub label: String,
     /// A disk that was baked before: what did not change stays where it is.
     pub onto: Option<PathBuf>,
-    /// Bytes at the disk's end that stay without a partition.
+    /// Bytes behind the image that its partition table keeps free, rounded up to whole MiB.
     pub reserve: u64,
     /// The agent's program, if the image is to have it.
     pub agent: Option<PathBuf>,
@@ -100,6 +100,8 @@ pub struct Baked {
     pub disk: PathBuf,
     /// Its size, in bytes.
     pub size: u64,
+    /// The size of the smallest disk that it fits, in bytes: more than its own where space is kept free behind it.
+    pub least_disk: u64,
     /// Bytes of it that are not holes.
     pub used: u64,
     /// Where its root partition begins, in bytes.
@@ -179,6 +181,7 @@ pub fn bake(source: &Path, disk: &Path, options: &Options, tell: &dyn Fn(&'stati
     Ok(Baked {
         disk: disk.to_owned(),
         size: geometry.disk,
+        least_disk: geometry.described(),
         used,
         root_offset: geometry.root.offset,
         root_length: geometry.root.length,

@@ -43,6 +43,7 @@ impl Previous {
             bios_partition: unused,
             esp_partition: unused,
             root_partition,
+            reserve_partition: unused,
             filesystem: volume.uuid,
             hash_seed: unused,
             fat_serial: serial.unwrap_or(0),

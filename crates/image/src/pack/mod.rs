@@ -216,6 +216,7 @@ fn fill(
         chunk_table: table(chunks, chunk_table)?,
         block_table: table(blocks, block_table)?,
         boot_area: Vec::new(),
+        reserve: None,
         provenance: options.provenance.clone(),
         facts: None,
     };
@@ -244,6 +245,7 @@ fn describe(
     manifest.sector_size = sector_size;
     manifest.boot_modes = layout.boot_modes;
     manifest.boot_area = layout.boot_area;
+    manifest.reserve = layout.reserve;
     manifest.architecture = options.architecture.clone().or(found.architecture);
     manifest.facts = found.facts;
     // What this release writes, it must be able to read.

@@ -42,6 +42,9 @@ enum Command {
     /// Look at everything that can be known to be wrong; change nothing
     Preflight(ImageToTake),
     /// Stage and log everything while the node serves, and predict the outage
+    ///
+    /// A disk that the configuration names as the place, `place = { disk = "…" }`, gets a filesystem if nothing stands on it;
+    /// so does the space behind the image, `place = "behind"`. What stands there otherwise is left alone, and named.
     Prepare(Prepare),
     /// Prepare, drain, and restart into the imager, which flashes
     Upgrade(Upgrade),
@@ -161,7 +164,12 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
         output.note(&format!("this node is not configured: there is no {}", args.config.display()));
         return Ok(());
     }
-    let node = Node::new(Config::read(&args.config)?).found();
+    let node = Node::new(Config::read(&args.config)?);
+    // The trial waits for it, and preflight says what is wrong with it.
+    if !matches!(args.command, Command::Gate | Command::Trial | Command::Preflight(_)) {
+        node.open_place()?;
+    }
+    let node = node.found();
     match &args.command {
         Command::Preflight(take) => preflight(&node, &take.open(&node.config)?, output),
         Command::Prepare(Prepare { take, again }) => {

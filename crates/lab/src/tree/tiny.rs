@@ -11,7 +11,7 @@ use crate::error::{Error, Result, io};
 use crate::run;
 
 /// Files of these are taken, and of a kernel.
-const PACKAGES: [&str; 3] = ["busybox-static", "grub-common", "kexec-tools"];
+const PACKAGES: [&str; 4] = ["busybox-static", "grub-common", "kexec-tools", "e2fsprogs"];
 const CLOUD_KERNEL: &str = "linux-image-cloud-amd64";
 /// The one for every machine, which has drivers of hardware that no cloud shows.
 const FULL_KERNEL: &str = "linux-image-amd64";
@@ -119,8 +119,8 @@ fn applets(source: &Path) -> Result<Vec<String>> {
 }
 
 /// `grub-editenv`, by which a running system tells GRUB what to boot once, and `kexec`, which the init ends with where
-/// systemd would by itself; each with the libraries that it needs.
-const PROGRAMS: [&str; 2] = ["usr/bin/grub-editenv", "sbin/kexec"];
+/// systemd would by itself; `mkfs.ext4`, for a place that is a disk of its own. Each with the libraries that it needs.
+const PROGRAMS: [&str; 3] = ["usr/bin/grub-editenv", "sbin/kexec", "sbin/mkfs.ext4"];
 
 /// A program and its libraries.
 fn linked(path: &str, source: &Path, root: &Path) -> Result<()> {

@@ -22,6 +22,13 @@ pub(super) fn size(facts: &Facts<'_>) -> Verdict {
         let why = format!("the root disk has {} bytes, the image {}", disk.size, image.disk_size);
         return refused(why, "use an image that is not larger than the disk");
     }
+    if let Some(reserve) = image.reserve.filter(|reserve| disk.size < reserve.disk_size) {
+        let why = format!(
+            "the root disk has {} bytes, the image and what it keeps free behind itself {}",
+            disk.size, reserve.disk_size
+        );
+        return refused(why, "use an image that was baked with a smaller --reserve");
+    }
     if disk.sector_size != image.sector_size {
         let why =
             format!("the root disk has sectors of {} bytes, the image is for {}", disk.sector_size, image.sector_size);
@@ -54,8 +61,18 @@ pub(super) fn boot_mode(facts: &Facts<'_>) -> Verdict {
 }
 
 pub(super) fn memory(facts: &Facts<'_>) -> Verdict {
-    let needed = IMAGER_BYTES + facts.program_size;
+    let Ok(stage) = facts.memory_for_stage else { return unknown("how much memory the stage takes") };
+    let needed = IMAGER_BYTES.saturating_add(facts.program_size).saturating_add(stage);
     match facts.memory_available {
+        Some(available) if available < needed && stage > 0 => refused(
+            format!(
+                "imager and stage need {} MiB, of which the stage takes {} at most; {} can be had",
+                needed >> 20,
+                stage >> 20,
+                available >> 20
+            ),
+            "have `stage = \"place\"` in /etc/keepstate/node.toml, or give the node more",
+        ),
         Some(available) if available >= needed => fine(format!("{} MiB can be had", available >> 20)),
         Some(available) => refused(
             format!("the imager needs {} MiB, {} can be had", needed >> 20, available >> 20),

@@ -28,7 +28,7 @@ pub use collect::Depth;
 pub use data::{DataOwner, OnRootDisk};
 pub use lost::Lost;
 pub use needs::{InImage, Need};
-pub use room::Space;
+pub use room::{Space, Standing};
 pub use secure_boot::Firmware;
 
 /// Memory that the imager works in, beside its program: the engine's bound, and as much again for kernel and buffers.
@@ -46,12 +46,14 @@ pub struct Facts<'a> {
     pub manifest: &'a Manifest,
     /// The root disk, or why there is none that could be flashed.
     pub root_disk: Result<RootDisk, String>,
-    /// Whether the place stands on the root disk; why that is not known.
-    pub place_on_root_disk: Result<bool, String>,
+    /// Where the place stands; why that is not known.
+    pub place: Result<Standing, String>,
     /// Data and foreign filesystems on the root disk; why that is not known.
     pub on_root_disk: Result<Vec<OnRootDisk>, String>,
     /// Bytes of memory that can be had.
     pub memory_available: Option<u64>,
+    /// Bytes of memory that the stage takes besides, where it is there; why that is not known.
+    pub memory_for_stage: Result<u64, String>,
     /// Bytes of the program that goes into memory.
     pub program_size: u64,
     /// Room for stage and undo log; why it is not known.

@@ -1,5 +1,7 @@
 //! Room for what has to be kept: where it stands, and whether it suffices.
 
+use std::ops::Range;
+
 use super::{Facts, Verdict, fine, refused, unknown, warning};
 
 /// What the place has, and what will go there. Bytes.
@@ -15,6 +17,8 @@ pub struct Space {
     pub documents: u64,
     /// What filesystems of the root disk hold now.
     pub root_used: u64,
+    /// Whether the stage stands elsewhere, in memory.
+    pub is_staged_in_memory: bool,
     /// What a plan for this very image has said that it needs, where there is one.
     pub planned: Option<u64>,
 }
@@ -32,6 +36,7 @@ impl Space {
             u64::try_from(shrunk).unwrap_or(u64::MAX).min(bytes)
         };
         let stage = (self.image_compressed / 2).saturating_mul(3).min(self.image_used);
+        let stage = if self.is_staged_in_memory { 0 } else { stage };
         let undo = (ratio(self.root_used) / 4).saturating_mul(5).min(self.root_used);
         self.planned.unwrap_or_else(|| self.least().saturating_add(stage).saturating_add(undo))
     }
@@ -44,16 +49,70 @@ impl Space {
     }
 }
 
-/// Where the filesystem of the place is, the disk that is flashed is not.
+/// Where the place stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// In a directory on the root disk.
+    Overwritten,
+    /// In a directory on another disk.
+    DataDisk,
+    /// On a disk of its own, which is this one.
+    OwnDisk {
+        /// Where it is now.
+        path: String,
+        /// Whether a filesystem has to be made on it first.
+        is_empty: bool,
+    },
+    /// On the root disk, in these bytes.
+    Behind(Range<u64>),
+}
+
+/// Where the filesystem of the place is, nothing is flashed.
 pub(super) fn place(facts: &Facts<'_>) -> Verdict {
-    match &facts.place_on_root_disk {
-        Ok(false) => fine("on another disk than the root"),
-        Ok(true) => refused(
+    match &facts.place {
+        Ok(Standing::DataDisk) => fine("on another disk than the root"),
+        Ok(Standing::OwnDisk { path, is_empty: false }) => fine(format!("on a disk of its own, {path}")),
+        Ok(Standing::OwnDisk { path, is_empty: true }) => {
+            fine(format!("on a disk of its own, {path}, which is empty: `prepare` makes a filesystem on it"))
+        }
+        Ok(Standing::Overwritten) => refused(
             "it stands on the root disk, which is overwritten",
-            "name a directory on a data disk as `place` in /etc/keepstate/node.toml",
+            "name a directory on a data disk, a spare disk, or \"behind\" as `place` in /etc/keepstate/node.toml",
         ),
-        Err(why) => {
-            refused(why.clone(), "name a directory on a plain data disk as `place` in /etc/keepstate/node.toml")
+        Ok(Standing::Behind(range)) => behind(facts, range),
+        Err(why) => refused(
+            why.clone(),
+            "name a directory on a plain data disk, a spare disk, or \"behind\" as `place` in /etc/keepstate/node.toml",
+        ),
+    }
+}
+
+/// The image has to keep free what the old one has kept free: else a flash writes there, or its root grows there.
+fn behind(facts: &Facts<'_>, range: &Range<u64>) -> Verdict {
+    let remedy =
+        "bake it with the same --size and --reserve, or --onto the image that the node has; or name another `place`";
+    let (start, length) = (range.start, range.end - range.start);
+    let manifest = facts.manifest;
+    // A flash reads, and an undo writes, whole chunks.
+    let end = manifest.disk_size.next_multiple_of(u64::from(manifest.chunk_size));
+    if end > start {
+        return refused(format!("it begins at byte {start} of the root disk, and the image ends at {end}"), remedy);
+    }
+    match manifest.reserve {
+        Some(reserve) if (reserve.offset, reserve.length) == (start, length) => {
+            fine(format!("behind the image on the root disk, {} MiB", length >> 20))
+        }
+        Some(reserve) => refused(
+            format!(
+                "it is bytes {start} to {} of the root disk, and the image keeps {} to {} free",
+                range.end,
+                reserve.offset,
+                reserve.offset.saturating_add(reserve.length)
+            ),
+            remedy,
+        ),
+        None => {
+            refused(format!("the image does not keep bytes {start} to {} of the root disk free", range.end), remedy)
         }
     }
 }

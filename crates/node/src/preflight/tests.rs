@@ -69,8 +69,9 @@ fn facts(manifest: &Manifest) -> Facts<'_> {
     Facts {
         manifest,
         root_disk: Ok(RootDisk { path: "/dev/vda".into(), size: manifest.disk_size, sector_size: 512 }),
-        place_on_root_disk: Ok(false),
+        place: Ok(Standing::DataDisk),
         memory_available: Some(400 << 20),
+        memory_for_stage: Ok(0),
         program_size: 20 << 20,
         boot_mode: BootMode::Uefi,
         architecture: "x86_64",
@@ -125,8 +126,8 @@ fn each_thing_that_is_wrong_is_refused_with_its_reason_and_a_remedy() {
         facts.root_disk = Ok(RootDisk { path: "/dev/vda".into(), size: 1 << 40, sector_size: 4096 });
     });
     refused_for("architecture", "aarch64", |facts| facts.architecture = "aarch64");
-    refused_for("place", "overwritten", |facts| facts.place_on_root_disk = Ok(true));
-    refused_for("place", "tmpfs", |facts| facts.place_on_root_disk = Err("it stands on tmpfs".into()));
+    refused_for("place", "overwritten", |facts| facts.place = Ok(Standing::Overwritten));
+    refused_for("place", "tmpfs", |facts| facts.place = Err("it stands on tmpfs".into()));
     refused_for("memory", "276 MiB, 100", |facts| facts.memory_available = Some(100 << 20));
     refused_for("memory", "not known", |facts| facts.memory_available = None);
     refused_for("way in", "systemd", |facts| facts.way_in = Err("takeover: PID 1 is not systemd".into()));
@@ -236,6 +237,7 @@ fn space(available: u64) -> Space {
         image_compressed: 400 << 20,
         documents: 1 << 20,
         root_used: 2 << 30,
+        is_staged_in_memory: false,
         planned: None,
     }
 }
@@ -510,4 +512,56 @@ fn what_the_owner_accepts_is_a_warning_and_only_what_may_be_accepted() {
     facts.accepted = &accepted;
     is_not_refused(&said(&facts, "login"), &["warning", "accepted in /etc/keepstate/node.toml"]);
     is_refused(&said(&facts, "root disk"), &["it is gone"]);
+}
+
+#[test]
+fn a_disk_of_its_own_is_a_place_whether_it_is_empty_or_ours() {
+    let own = |is_empty| {
+        verdict("place", |_| {}, |facts| facts.place = Ok(Standing::OwnDisk { path: "/dev/vdb".into(), is_empty }))
+    };
+    is_not_refused(&own(true), &["/dev/vdb", "makes a filesystem"]);
+    is_not_refused(&own(false), &["/dev/vdb"]);
+}
+
+#[test]
+fn a_place_behind_the_image_has_to_be_kept_free_by_the_next_one() {
+    const MIB: u64 = 1 << 20;
+    let behind = |reserve: Option<(u64, u64)>, disk_size: u64| {
+        let image = move |manifest: &mut Manifest| {
+            manifest.disk_size = disk_size;
+            manifest.reserve = reserve.map(|(offset, length)| model::manifest::Reserve {
+                offset,
+                length,
+                disk_size: offset + length + MIB,
+            });
+        };
+        verdict("place", image, |facts| facts.place = Ok(Standing::Behind(100 * MIB..164 * MIB)))
+    };
+    is_not_refused(&behind(Some((100 * MIB, 64 * MIB)), 100 * MIB), &["behind the image", "64 MiB"]);
+    is_refused(&behind(None, 100 * MIB), &["does not keep", "--reserve"]);
+    is_refused(&behind(Some((100 * MIB, 32 * MIB)), 100 * MIB), &["keeps 104857600 to 138412032 free"]);
+    is_refused(&behind(Some((101 * MIB, 63 * MIB)), 101 * MIB), &["the image ends at"]);
+    is_refused(&behind(Some((100 * MIB, 64 * MIB)), 100 * MIB - 512 + 4096), &["the image ends at"]);
+}
+
+#[test]
+fn a_root_disk_without_room_for_the_reserve_is_refused() {
+    let image = |manifest: &mut Manifest| {
+        let offset = manifest.disk_size;
+        let reserve = model::manifest::Reserve { offset, length: 1 << 20, disk_size: offset + (2 << 20) };
+        manifest.reserve = Some(reserve);
+    };
+    is_refused(&verdict("size", image, |_| {}), &["behind itself", "smaller --reserve"]);
+    let large = |facts: &mut Facts<'_>| facts.root_disk.as_mut().unwrap().size += 2 << 20;
+    is_not_refused(&verdict("size", image, large), &["bytes"]);
+}
+
+#[test]
+fn a_stage_in_memory_needs_memory_and_leaves_the_place_alone() {
+    let stage = |bytes| verdict("memory", |_| {}, |facts| facts.memory_for_stage = bytes);
+    is_not_refused(&stage(Ok(100 << 20)), &["400 MiB"]);
+    is_refused(&stage(Ok(200 << 20)), &["need 476 MiB", "takes 200", "stage = \"place\""]);
+    is_refused(&stage(Err("the table cannot be read".into())), &["is not known"]);
+    let in_memory = Space { is_staged_in_memory: true, ..space(0) };
+    assert_eq!(space(0).most() - in_memory.most(), 600 << 20);
 }

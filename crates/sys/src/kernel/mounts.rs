@@ -59,6 +59,14 @@ pub fn make_private(target: &Path) -> io::Result<()> {
     Ok(rustix::mount::mount_change(target, flags)?)
 }
 
+/// Changes how what is mounted at `target` is mounted. Flags that are not given are taken away; `data` are the kind's own
+/// options, and those that it does not name stay.
+pub fn remount(target: &Path, flags: Flags, data: &str) -> io::Result<()> {
+    let data = CString::new(data)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "mount options cannot hold a zero byte"))?;
+    Ok(rustix::mount::mount_remount(target, flags.bits(), &*data)?)
+}
+
 /// Unmounts what is mounted last at `target`; refused while anybody uses it.
 pub fn unmount(target: &Path) -> io::Result<()> {
     Ok(rustix::mount::unmount(target, UnmountFlags::NOFOLLOW)?)

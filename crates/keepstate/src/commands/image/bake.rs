@@ -31,7 +31,11 @@ Examples:
   keepstate image pack v2.raw -o out --name debian --version 2 --sign ci.key
 
 With --onto, files that did not change stay in the blocks where the previous disk has them, so that nodes which run it
-need to fetch only what changed. Free space is always zero: nothing of the previous disk stays behind."
+need to fetch only what changed. Free space is always zero: nothing of the previous disk stays behind.
+
+With --reserve, the disk made is the beginning of a larger one: its partition table has a partition \"keepstate\" behind the
+image's end, which no flash touches and no root grows over. `place = \"behind\"` in node.toml uses it. The next image for the
+same nodes needs the same: --onto keeps it, and so do the same --size and --reserve."
 )]
 pub(crate) struct Args {
     /// The tree: a directory or a tarball
@@ -40,7 +44,7 @@ pub(crate) struct Args {
     /// The disk to make
     #[arg(long, short = 'o', value_name = "DISK")]
     out: PathBuf,
-    /// The disk's size, such as 4G; by default what is needed and a quarter
+    /// The image's size, such as 4G; by default what is needed and a quarter
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     size: Option<u64>,
     /// The root's filesystem
@@ -58,7 +62,7 @@ pub(crate) struct Args {
     /// Build onto this disk, which was baked before: what did not change stays where it is
     #[arg(long, value_name = "PREVIOUS", conflicts_with_all = ["size", "reserve", "label"])]
     onto: Option<PathBuf>,
-    /// Room at the disk's end without a partition: for a safe place
+    /// Keep so much free behind the image, for a safe place: the disk has to hold both, and 1 MiB more
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     reserve: Option<u64>,
     /// Put this very program into the image, with the unit of its agent
@@ -139,6 +143,9 @@ fn text(baked: &Baked, is_onto: bool, elapsed: Duration) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "  {key:<12} {value}");
     };
+    if baked.least_disk > baked.size {
+        line("needs", &format!("a disk of {} or more", HumanBytes(baked.least_disk)));
+    }
     if let Some(kernel) = &baked.kernel {
         line("kernel", kernel);
     }

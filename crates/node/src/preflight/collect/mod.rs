@@ -17,8 +17,9 @@ use std::path::Path;
 use flash::target::Target;
 use image::Opened;
 use image::facts::{ImageFiles, dpkg_status};
+use imager::worker::chain;
 
-use super::{Facts, Finding, RootDisk, check};
+use super::{Facts, Finding, RootDisk, Standing, check};
 use crate::access::Operators;
 use crate::enter;
 use crate::identity;
@@ -40,7 +41,7 @@ impl Node {
         let machine = &self.machine;
         let manifest = opened.image.manifest();
         let target = Target::below_on(machine.root(), Path::new("/")).map_err(|error| error.to_string());
-        let place_on_root_disk = self.place_on_root_disk(&target);
+        let place = self.standing(&target);
         let root_disk = target.map(|target| RootDisk {
             path: target.path.display().to_string(),
             size: target.size,
@@ -57,15 +58,16 @@ impl Node {
             .collect::<Vec<_>>();
         check(&Facts {
             manifest,
-            place_on_root_disk,
+            place,
             on_root_disk: disk.as_ref().map_err(Clone::clone).map(|parts| parts.not_the_os(machine, &self.config.data)),
             memory_available: machine.memory_available(),
+            memory_for_stage: self.memory_for_stage(opened),
             program_size,
             space: disk.as_ref().map_err(Clone::clone).and_then(|parts| self.space(opened, parts)),
             boot_mode: machine.boot_mode(),
             firmware: firmware::read(machine),
             architecture: std::env::consts::ARCH,
-            way_in: self.entrance().map_err(|error| imager::worker::chain(&error)).and_then(|way| way.seen()),
+            way_in: self.entrance().map_err(|error| chain(&error)).and_then(|way| way.seen()),
             operators: Operators::collect(&self.config.imager, machine.root()),
             data_owners: self.config.data.iter().flat_map(|path| owners::of(machine, path)).collect(),
             user_data: user_data::formats(machine),
@@ -91,12 +93,19 @@ impl Node {
         super::datastores::one_way(&ours, &theirs, &self.config.compatible)
     }
 
-    fn place_on_root_disk(&self, root: &Result<Target, String>) -> Result<bool, String> {
+    fn standing(&self, root: &Result<Target, String>) -> Result<Standing, String> {
+        // Mounted, if it is there: how much room it has is asked next.
+        self.open_place().map_err(|error| chain(&error))?;
+        if let Some(ground) = self.config.place.ground().map_err(|error| chain(&error))? {
+            let own = Standing::OwnDisk { path: ground.path().display().to_string(), is_empty: !ground.is_made() };
+            return Ok(ground.behind().map_or(own, Standing::Behind));
+        }
         // Where it is not there yet, it will be made where its parent is.
         let place = self.place.directory();
         let place = place.ancestors().find(|path| self.machine.path(path).exists()).unwrap_or(Path::new("/"));
         let below = Target::below_on(self.machine.root(), place).map_err(|error| error.to_string())?;
-        Ok(below.path == root.as_ref().map_err(Clone::clone)?.path)
+        let is_root = below.path == root.as_ref().map_err(Clone::clone)?.path;
+        Ok(if is_root { Standing::Overwritten } else { Standing::DataDisk })
     }
 }
 

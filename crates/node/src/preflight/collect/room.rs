@@ -5,11 +5,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use image::Opened;
+use imager::worker::chain;
 
 use super::root_disk::Parts;
 use crate::node::Node;
 use crate::preflight::Space;
+use crate::stage;
 use crate::state::State;
+
+/// What an ext4 that is still to be made leaves of its disk: inodes take 1.6 %, a journal some MiB to 1 GiB, groups the rest.
+const MADE_PERCENT: u64 = 94;
 
 impl Node {
     pub(super) fn space(&self, opened: &Opened, parts: &Parts) -> Result<Space, String> {
@@ -17,7 +22,14 @@ impl Node {
         let place = self.place.directory();
         let there = place.ancestors().find(|path| machine.path(path).exists()).unwrap_or(Path::new("/"));
         let cannot = |what: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", what.display());
-        let room = rustix::fs::statvfs(machine.path(there)).map_err(|why| cannot(there, &why))?;
+        let to_be_made = self.config.place.ground().map_err(|error| chain(&error))?.filter(|ground| !ground.is_made());
+        let available = match to_be_made {
+            Some(ground) => ground.size() / 100 * MADE_PERCENT,
+            None => {
+                let room = rustix::fs::statvfs(machine.path(there)).map_err(|why| cannot(there, &why))?;
+                room.f_bavail * room.f_frsize
+            }
+        };
         let kept = bytes_of(&machine.path(self.place.undo())) + bytes_of(&machine.path(self.place.stage()));
         let mut root_used = 0;
         for point in parts.os_mounts() {
@@ -27,13 +39,30 @@ impl Node {
         let status = self.status().map_err(|error| error.to_string())?;
         let is_same = status.upgrade.is_some_and(|upgrade| upgrade.manifest == opened.digest);
         Ok(Space {
-            available: room.f_bavail * room.f_frsize + kept,
+            available: available + kept,
             image_used: opened.image.used_bytes().map_err(|error| error.to_string())?,
             image_compressed: opened.image.manifest().payload.size,
             documents: documents(opened),
             root_used,
+            is_staged_in_memory: self.place.is_staged_in_memory(),
             planned: (is_same && status.state == Some(State::Prepared)).then_some(kept),
         })
+    }
+}
+
+impl Node {
+    /// Memory that the stage takes besides what it has already.
+    pub(super) fn memory_for_stage(&self, opened: &Opened) -> Result<u64, String> {
+        if !self.place.is_staged_in_memory() {
+            return Ok(0);
+        }
+        let has = bytes_of(&self.machine.path(self.place.content()));
+        let status = self.status().map_err(|error| error.to_string())?;
+        let is_same = status.upgrade.is_some_and(|upgrade| upgrade.manifest == opened.digest);
+        if has > 0 && is_same && status.state == Some(State::Prepared) {
+            return Ok(0);
+        }
+        Ok(stage::bytes_most(opened).map_err(|error| chain(&error))?.saturating_sub(has))
     }
 }
 

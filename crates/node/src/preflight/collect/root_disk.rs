@@ -100,7 +100,8 @@ impl Parts {
         for (number, name) in &self.devices {
             let mounts: Vec<_> = self.mounts.iter().filter(|mount| mount.number == *number).collect();
             // Mounted where an OS has it, it may be mounted elsewhere too: bind mounts are nobody's data for that.
-            if mounts.iter().any(|mount| is_os(&mount.point)) {
+            // So is a place behind the image, of which another question is asked.
+            if mounts.iter().any(|mount| is_os(&mount.point) || mount.point == Path::new(imager::mounts::PLACE)) {
                 continue;
             }
             if let Some(mount) = mounts.first() {
