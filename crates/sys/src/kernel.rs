@@ -16,6 +16,6 @@ pub use descriptors::close_inherited;
 pub use extents::extents;
 pub use kexec::{kexec_load, kexec_unload};
 pub use modules::{Loaded, load_module};
-pub use mounts::{Flags, bind, detach, make_private, mount, move_mount, pivot_root, unmount};
+pub use mounts::{Flags, alone, bind, detach, make_private, mount, move_mount, pivot_root, unmount};
 pub use reboot::{How, reboot};
 pub use watchdog::{Support, Watchdog};

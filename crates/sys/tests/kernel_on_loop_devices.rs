@@ -1,17 +1,11 @@
 //! Mounts and file flags as the kernel really has them.
 
-#![allow(unsafe_code)]
-
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use keepstate_sys as sys;
-use rustix::thread::UnshareFlags;
-use sys::kernel::{
-    Flags, bind, detach, is_immutable, make_private, mount, move_mount, pivot_root, set_immutable, unmount,
-};
+use sys::kernel::{Flags, alone, bind, detach, is_immutable, mount, move_mount, pivot_root, set_immutable, unmount};
 use sys::testing::{LoopDevice, run};
 
 /// A loop device with an empty ext4.
@@ -39,20 +33,6 @@ impl Bench {
         fs::create_dir(&path).expect("made");
         path
     }
-}
-
-/// Runs `work` where mounts are nobody else's, and gone with it.
-fn alone<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            // SAFETY: only mounts (and with them root and working directory) are unshared, of a thread that nobody else
-            // waits for; no descriptor table is.
-            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.expect("mounts of our own");
-            make_private(Path::new("/")).expect("private");
-            work()
-        });
-        thread.join().expect("it ended well")
-    })
 }
 
 #[test]

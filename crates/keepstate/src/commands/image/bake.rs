@@ -71,8 +71,10 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Filesystem {
-    /// What GRUB, Linux and this program read
+    /// Made without privileges; the same tree gives the same bytes
     Ext4,
+    /// Filled by this machine's kernel: needs root and xfsprogs, and is equal file by file, not byte by byte
+    Xfs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -105,10 +107,13 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
 }
 
 fn options(args: &Args) -> Result<Options> {
-    let Filesystem::Ext4 = args.filesystem;
     let agent = args.with_agent.then(std::env::current_exe).transpose().context("looking for this program's file")?;
     Ok(Options {
         size: args.size,
+        filesystem: match args.filesystem {
+            Filesystem::Ext4 => bake::Filesystem::Ext4,
+            Filesystem::Xfs => bake::Filesystem::Xfs,
+        },
         bios: args.boot.contains(&Firmware::Bios),
         uefi: args.boot.contains(&Firmware::Uefi),
         cmdline: args.cmdline.clone(),
@@ -127,12 +132,13 @@ fn text(baked: &Baked, is_onto: bool, elapsed: Duration) -> String {
     });
     let name = baked.facts.as_ref().and_then(|facts| facts.os_release.get("PRETTY_NAME"));
     let mut text = format!(
-        "{} is baked\n  disk         {}, {} used; {elapsed:.1?}\n  boots        {} by {}\n  root         ext4 {}\n",
+        "{} is baked\n  disk         {}, {} used; {elapsed:.1?}\n  boots        {} by {}\n  root         {} {}\n",
         baked.disk.display(),
         HumanBytes(baked.size),
         HumanBytes(baked.used),
         name.map_or("an OS", String::as_str),
         modes.collect::<Vec<_>>().join(" and "),
+        baked.filesystem_kind.name(),
         baked.filesystem,
     );
     let mut line = |key: &str, value: &str| {
