@@ -37,10 +37,16 @@ impl Versions {
 
     /// The same, with these of the baker's options for the second.
     fn make_with(size: &str, both: &str, second: &str, more: &[String]) -> Self {
+        Self::make_on("ext4", size, both, second, more)
+    }
+
+    /// The same, with roots of this filesystem.
+    fn make_on(filesystem: &str, size: &str, both: &str, second: &str, more: &[String]) -> Self {
         let baker = Baker::portable().expect("a baker");
         let bake = |version: u32, words: &str, more: &[String]| {
             let command_line = format!("{COMMAND_LINE} {both} {words}").trim_end().to_owned();
-            let options = Options { size: size.into(), command_line, more: more.to_vec(), ..Options::default() };
+            let (size, filesystem, more) = (size.into(), filesystem.into(), more.to_vec());
+            let options = Options { size, filesystem, command_line, more, ..Options::default() };
             baker.bake(&Recipe::tiny(version).tree().expect("a tree"), &options).expect("a disk")
         };
         let (v1, v2) = (bake(1, "", &with_agent().more), bake(2, second, more));
@@ -197,6 +203,27 @@ fn a_sysvinit_system_is_upgraded_by_a_grub_entry_and_comes_back() {
     assert!(log.contains("(Software Watchdog) is armed: 60 s"), "{log}");
     roll_back(&mut machine);
     machine.sh("test ! -e /boot/grub/keepstate && test ! -e /boot/grub/custom.cfg").expect("nothing of ours is left");
+}
+
+/// An XFS root boots, is flashed by takeover, gets the node's kept files, and comes back by an entry that GRUB reads from
+/// it, on a kernel that has to load its driver.
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn a_system_on_xfs_is_upgraded_to_another_by_takeover_and_by_a_grub_entry() {
+    let versions = Versions::make_on("xfs", "512M", "", "", &with_agent().more);
+    for (name, entry, says) in [
+        ("ways-xfs", "takeover", "on the old OS's kernel"),
+        ("ways-xfs-grub", "boot-entry", "on a fresh kernel, by BootEntry"),
+    ] {
+        let mut machine = versions.machine(name, |machine| machine, &format!("entry = \"{entry}\""));
+        machine.sh("grep -q ' / xfs ' /proc/mounts && echo kept >/etc/hostname && sync").expect("an XFS");
+        let seen = versions.on(&mut machine, "preflight");
+        assert!(seen.contains(&format!("way in: {entry}")), "{seen}");
+        let log = versions.upgrade(&mut machine);
+        assert!(log.contains(says), "{log}");
+        assert_eq!(machine.sh("grep -c ' / xfs ' /proc/mounts; cat /etc/hostname").expect("an XFS"), "1\nkept");
+        roll_back(&mut machine);
+    }
 }
 
 /// Where GRUB cannot, the firmware boots the entry; with another bus, whose disks have other names.

@@ -9,6 +9,7 @@ use image::Opened;
 use image::accepted::Accepted;
 use imager::job::Task;
 use jiff::Timestamp;
+use model::manifest::Manifest;
 use model::report::FlashPlan;
 use steps::{Course, Failure, Step};
 
@@ -68,9 +69,11 @@ impl Under {
 }
 
 impl Node {
-    /// The ways into the imager.
-    pub(crate) fn entrance(&self) -> Result<Entrance> {
-        Entrance::look(self.config.entry, self.place.directory(), preflight::IMAGER_BYTES)
+    /// The ways into the imager, which mounts the new root, if there will be one: of this image.
+    pub(crate) fn entrance(&self, image: Option<&Manifest>) -> Result<Entrance> {
+        let facts = image.and_then(|image| image.facts.as_ref());
+        let root = facts.and_then(|facts| facts.root_filesystem.as_deref());
+        Entrance::look(self.config.entry, self.place.directory(), root, preflight::IMAGER_BYTES)
     }
 
     /// Stages and logs everything, and predicts. The node serves meanwhile, and a reboot notices nothing.
@@ -149,7 +152,7 @@ impl Node {
         let last = accepted.last(&target.identity.key(), &manifest.name).map_err(refused)?;
         image::trust::check_serial(manifest, last).map_err(refused)?;
         let record = self.record(&opened, &target)?;
-        let entrance = self.entrance()?;
+        let entrance = self.entrance(Some(manifest))?;
         Ok(Under { node: self.clone(), opened, target, record, entrance, watch, plan: None })
     }
 

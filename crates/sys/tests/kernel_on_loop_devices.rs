@@ -49,7 +49,8 @@ fn one_root_is_left_for_another() {
         detach(Path::new("/old")).expect("let go");
         let after = Path::new("/old").join(outside.strip_prefix("/").expect("absolute")).exists();
         (Path::new("/inside").exists(), (before, after))
-    });
+    })
+    .expect("mounts of our own");
     assert!(inside_reached);
     assert_eq!(outside_reached, (true, false));
     assert!(outside.exists(), "nobody else noticed");
@@ -78,7 +79,8 @@ fn what_is_mounted_is_seen_elsewhere_too_and_can_be_moved() {
         let error = fs::write(one.join("file"), "y").expect_err("read-only");
         assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
         assert_eq!(fs::read(one.join("file")).expect("read"), b"x");
-    });
+    })
+    .expect("mounts of our own");
 }
 
 #[test]
@@ -99,5 +101,6 @@ fn what_is_immutable_stays_until_it_is_not() {
         set_immutable(&file, false).expect("taken away");
         assert!(!is_immutable(&file).expect("asked"));
         fs::remove_file(&path).expect("removed");
-    });
+    })
+    .expect("mounts of our own");
 }

@@ -112,7 +112,7 @@ impl ImageFiles {
         let mut notes = Vec::new();
         let found = root(&disk, &layout, &mut notes);
         notes.push("the image has no root filesystem that can be read".into());
-        found.map(|(filesystem, _)| Self(filesystem)).ok_or_else(|| notes.join("; "))
+        found.map(|(_, filesystem, _)| Self(filesystem)).ok_or_else(|| notes.join("; "))
     }
 
     /// A file's content, at most its first `bytes_max`; none if there is no such file.

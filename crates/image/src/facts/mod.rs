@@ -38,7 +38,7 @@ pub struct Found {
 /// Looks for a root filesystem on `disk` and reads its facts. Never fails: what cannot be read is told in the notes.
 pub fn read(disk: &Arc<dyn ReadAt>, layout: &Layout) -> Found {
     let mut found = Found::default();
-    let Some((filesystem, os_release)) = root(disk, layout, &mut found.notes) else {
+    let Some((kind, filesystem, os_release)) = root(disk, layout, &mut found.notes) else {
         found.notes.push("no facts: no root filesystem was found that can be read".to_owned());
         return found;
     };
@@ -50,7 +50,7 @@ pub fn read(disk: &Arc<dyn ReadAt>, layout: &Layout) -> Found {
             });
             let setup =
                 setup.inspect_err(|why| found.notes.push(format!("what happens at boot cannot be told: {why}")));
-            found.facts = Some(Facts { setup: setup.ok(), ..facts });
+            found.facts = Some(Facts { setup: setup.ok(), root_filesystem: Some(kind.to_lowercase()), ..facts });
             found.architecture = architecture(&*filesystem);
         }
         Err(why) => found.notes.push(format!("no facts: {why}")),
@@ -61,8 +61,8 @@ pub fn read(disk: &Arc<dyn ReadAt>, layout: &Layout) -> Found {
 /// The files of a root filesystem, of whatever kind.
 type Root = Box<dyn Files>;
 
-/// The first root filesystem on `disk`, with its os-release.
-fn root(disk: &Arc<dyn ReadAt>, layout: &Layout, notes: &mut Vec<String>) -> Option<(Root, String)> {
+/// The first root filesystem on `disk`: what it is, its files, and its os-release.
+fn root(disk: &Arc<dyn ReadAt>, layout: &Layout, notes: &mut Vec<String>) -> Option<(&'static str, Root, String)> {
     // A disk without a partition table may be one filesystem.
     let whole = [(0, disk.size())];
     let partitions = layout.partitions.iter().map(|partition| (partition.offset, partition.length));
@@ -71,7 +71,7 @@ fn root(disk: &Arc<dyn ReadAt>, layout: &Layout, notes: &mut Vec<String>) -> Opt
         let (kind, opened) = open(disk, offset, length);
         match opened {
             Ok(Some(root)) => match os_release_of(&*root) {
-                Ok(Some(os_release)) => return Some((root, os_release)),
+                Ok(Some(os_release)) => return Some((kind, root, os_release)),
                 Ok(None) => notes.push(format!("{place} holds an {kind} without an os-release: no root")),
                 Err(why) => notes.push(format!("{place} holds an {kind} that cannot be read: {why}")),
             },
@@ -121,6 +121,7 @@ fn read_root(root: &dyn Files, os_release: &str) -> Result<Facts, String> {
     let text = |path| Ok::<_, String>(file(root, path)?.unwrap_or_default());
     Ok(Facts {
         os_release: text::os_release(os_release),
+        root_filesystem: None,
         kernels: kernels(root)?,
         fstab: text::fstab(&text("/etc/fstab")?),
         users: text::ids(&text("/etc/passwd")?),
