@@ -45,6 +45,7 @@ const MOUNT: Tool = Tool { program: "mount", package: "mount" };
 const UNMOUNT: Tool = Tool { program: "umount", package: "mount" };
 const TRIM: Tool = Tool { program: "fstrim", package: "util-linux" };
 const DOING: &str = "making the root filesystem";
+const MOUNTING: &str = "mounting the root filesystem, for which this machine's kernel needs XFS and loop devices";
 const FILLING: &str = "writing the root filesystem";
 
 /// Fails if a program or a right that is needed is missing.
@@ -117,7 +118,7 @@ fn fill(room: &Room, tree: &Tree) -> Result<()> {
     let filled = sys::kernel::alone(|| {
         // The loop device goes with the mount. A machine may have this very filesystem mounted: it runs this image.
         let options = "loop,nouuid,noatime,nodev,noexec,nosuid";
-        room.run(MOUNT, FILLING, ["-n", "-t", "xfs", "-o", options, FILE_NAME, MOUNT_NAME])?;
+        room.run(MOUNT, MOUNTING, ["-n", "-t", "xfs", "-o", options, FILE_NAME, MOUNT_NAME])?;
         let filled = fill::fill(&at, tree).and_then(|()| {
             // Nothing that was there on the way is left in free space: on a new file that is holes again.
             room.run(TRIM, FILLING, [MOUNT_NAME]).map(drop)
