@@ -5,6 +5,7 @@ pub mod bake;
 pub mod bare;
 pub mod codec;
 pub mod content;
+mod crc32c;
 pub mod digest;
 pub mod facts;
 pub mod layout;
@@ -23,6 +24,7 @@ pub mod trust;
 pub mod unpack;
 pub mod verify;
 pub mod view;
+mod xfs;
 
 pub use open::Image;
 pub use opened::Opened;

@@ -45,6 +45,51 @@ fn a_tree_is_baked_built_onto_and_packed_with_its_facts() {
 }
 
 #[test]
+#[ignore = "needs root, XFS, loop devices, GRUB and mtools: run by ./test"]
+fn an_xfs_root_is_baked_twice_alike_and_packed_with_its_facts() {
+    let room = room();
+    let said = room.good("image bake root -o v1.raw --filesystem xfs --epoch 1000 --with-agent");
+    assert!(said.contains("root         xfs "), "{said}");
+    let baked: Value = serde_json::from_str(
+        &room.good("image bake root -o again.raw --filesystem xfs --epoch 1000 --with-agent --json"),
+    )
+    .unwrap();
+    assert_eq!((&baked["filesystem_kind"], &baked["facts"]["root_filesystem"]), (&"xfs".into(), &"xfs".into()));
+    assert!(said.contains(baked["filesystem"].as_str().unwrap()), "the same files, the same number");
+    room.good("image pack v1.raw -o out --name tiny --version 1 --created 2026-11-21T00:00:00Z");
+    let manifest: Value = serde_json::from_slice(&room.read("out/tiny@1/manifest.json")).unwrap();
+    assert_eq!(manifest["boot_modes"], serde_json::json!(["bios", "uefi"]), "{manifest}");
+    let facts = &manifest["facts"];
+    assert_eq!(facts["kernels"], serde_json::json!(["6.1.0-9-amd64"]));
+    assert_eq!((&facts["packages"]["bash"], &facts["root_filesystem"]), (&"5.2".into(), &"xfs".into()));
+    assert_eq!((&facts["users"]["root"], &facts["setup"]["has_agent"]), (&0.into(), &true.into()));
+    let fstab = format!("UUID={} / xfs defaults 0 0", baked["filesystem"].as_str().unwrap());
+    assert_eq!(facts["fstab"], serde_json::json!([fstab]));
+    room.bad(
+        "image bake root -o v2.raw --onto v1.raw",
+        3,
+        &["v1.raw cannot be built onto", "only a baked ext4 can be"],
+    );
+}
+
+/// Not everybody may have the kernel mount something.
+#[test]
+#[ignore = "needs root and xfsprogs: run by ./test"]
+fn an_xfs_root_needs_root_and_says_so_before_anything_is_made() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let room = room();
+    fs::set_permissions(room.path(""), fs::Permissions::from_mode(0o777)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keepstate"));
+    command.args(["image", "bake", "root", "-o", "v1.raw", "--filesystem", "xfs"]).current_dir(room.path(""));
+    let output = command.uid(65_534).gid(65_534).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("run this as root, or bake an ext4 root"), "{said}");
+    assert_eq!(fs::read_dir(room.path("")).unwrap().count(), 1, "something was made");
+}
+
+#[test]
 #[ignore = "needs root, e2fsprogs, GRUB and mtools: run by ./test"]
 fn whatever_is_missing_is_named_with_its_package_before_anything_is_made() {
     let room = room();
@@ -52,6 +97,7 @@ fn whatever_is_missing_is_named_with_its_package_before_anything_is_made() {
         ("/usr/sbin/mke2fs", "mke2fs", "e2fsprogs"),
         ("/usr/sbin/debugfs", "debugfs", "e2fsprogs"),
         ("/usr/sbin/e2fsck", "e2fsck", "e2fsprogs"),
+        ("/usr/sbin/mkfs.xfs", "mkfs.xfs", "xfsprogs"),
         ("/usr/bin/grub-mkimage", "grub-mkimage", "grub-common"),
         ("/usr/lib/grub/i386-pc/moddep.lst", "GRUB for i386-pc", "grub-pc-bin"),
         ("/usr/lib/grub/x86_64-efi/moddep.lst", "GRUB for x86_64-efi", "grub-efi-amd64-bin"),
@@ -60,10 +106,12 @@ fn whatever_is_missing_is_named_with_its_package_before_anything_is_made() {
     for (path, what, package) in cases {
         let path = fs::canonicalize(path).unwrap_or_else(|why| panic!("{path}: {why}"));
         // What is no file, in a mount namespace of its own, is not there.
-        let script = "mount --bind /dev/null \"$1\" && exec \"$0\" image bake root -o v1.raw";
+        let filesystem = if package == "xfsprogs" { "xfs" } else { "ext4" };
+        let script = "mount --bind /dev/null \"$1\" && exec \"$0\" image bake root -o v1.raw --filesystem \"$2\"";
         let output = Command::new("unshare")
             .args(["--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_keepstate")])
             .arg(path)
+            .arg(filesystem)
             .current_dir(room.path(""))
             .output()
             .unwrap();
@@ -83,6 +131,9 @@ fn what_cannot_be_baked_is_refused_before_anything_is_made() {
     room.bad("image bake root -o v1.raw --size 8M", 3, &["the tree needs", "a larger --size"]);
     room.bad("image bake root -o v1.raw --size 1000001K", 2, &["no whole number of MiB"]);
     room.bad("image bake root -o v1.raw --label seventeen-letters", 2, &["1 to 16 bytes"]);
+    room.bad("image bake root -o v1.raw --filesystem xfs --label thirteen-long", 2, &["1 to 12 bytes"]);
+    room.bad("image bake root -o v1.raw --filesystem xfs --onto v0.raw", 2, &["only an ext4 root", "without --onto"]);
+    room.bad("image bake root -o v1.raw --filesystem xfs --size 256M", 3, &["the tree needs 314572800 bytes"]);
     room.bad("image bake root -o v1.raw --boot floppy", 2, &["floppy"]);
     room.bad("image bake root -o v1.raw --cmdline a;b", 2, &["GRUB takes for its own"]);
     room.bad("image bake root -o v1.raw --onto v0.raw --size 1G", 2, &["--size"]);

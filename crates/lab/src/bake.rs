@@ -124,6 +124,9 @@ impl Baker {
     /// A raw disk of this tree. The same tree, options and binary are baked once; nobody writes to the disk: machines
     /// stand on it with [`crate::Disk::image`].
     pub fn bake(&self, tree: &Tree, options: &Options) -> Result<PathBuf> {
+        if options.filesystem == "xfs" {
+            tools::need(&tools::BAKE_XFS)?;
+        }
         let folder = folder().join("images");
         fs::create_dir_all(&folder).map_err(io("making", folder.display()))?;
         let key = self.key(tree, options)?;

@@ -22,6 +22,8 @@ const PRECIOUS: &str = "precious";
 pub struct Pair {
     /// The disks' size, as `image bake` takes it.
     pub size: &'static str,
+    /// What the roots are: `ext4` or `xfs`.
+    pub filesystem: &'static str,
     /// Words on the kernel's command line of both.
     pub both: &'static str,
     /// Words on the second's alone.
@@ -34,7 +36,7 @@ pub struct Pair {
 
 impl Default for Pair {
     fn default() -> Self {
-        Self { size: SMALL, both: "", second: "", has_agent: true, recipe: Recipe::tiny }
+        Self { size: SMALL, filesystem: "ext4", both: "", second: "", has_agent: true, recipe: Recipe::tiny }
     }
 }
 
@@ -43,7 +45,8 @@ impl Pair {
     fn make(&self) -> Result<Versions> {
         let baker = Baker::portable()?;
         let bake = |version: u32, words: &str, has_agent: bool| {
-            let options = Options { size: self.size.into(), ..Options::default() };
+            let (size, filesystem) = (self.size.into(), self.filesystem.into());
+            let options = Options { size, filesystem, ..Options::default() };
             let words = [options.command_line.as_str(), self.both, words];
             let words = words.into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>();
             let options = Options { command_line: words.join(" "), ..options };

@@ -52,6 +52,8 @@ pub const BAKE: [Tool; 5] = [
     Tool::new("mformat", "mtools"),
     Tool::new("debugfs", "e2fsprogs"),
 ];
+/// What baking a disk with an XFS root needs besides.
+pub const BAKE_XFS: [Tool; 1] = [Tool::new("mkfs.xfs", "xfsprogs")];
 /// What a data disk with a filesystem needs.
 pub const FILESYSTEM: [Tool; 1] = [Tool::new("mke2fs", "e2fsprogs")];
 /// What coming in by SSH needs.
@@ -78,7 +80,7 @@ pub fn need<'a>(tools: impl IntoIterator<Item = &'a Tool>) -> Result<(), Missing
 
 /// All of them, each once.
 pub fn all() -> Vec<Tool> {
-    [MACHINE.as_slice(), &UEFI, &TREE, &BAKE, &FILESYSTEM, &SSH].concat()
+    [MACHINE.as_slice(), &UEFI, &TREE, &BAKE, &BAKE_XFS, &FILESYSTEM, &SSH].concat()
 }
 
 /// Where a tool is that was checked before; its bare name otherwise, so that starting it says what is missing.

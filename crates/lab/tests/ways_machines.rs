@@ -37,6 +37,28 @@ fn a_sysvinit_system_is_upgraded_by_a_grub_entry_and_comes_back() {
         .expect("nothing of ours is left");
 }
 
+/// The imager puts what the node keeps into an XFS: by takeover on a kernel that has it mounted, by an entry on one that has to
+/// load its driver.
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn a_system_on_xfs_is_upgraded_to_another_by_takeover_and_by_a_grub_entry() {
+    let pair = Pair { filesystem: "xfs", size: "512M", ..Pair::default() };
+    for (name, entry, says) in [
+        ("ways-xfs", "takeover", "on the old OS's kernel"),
+        ("ways-xfs-grub", "boot-entry", "on a fresh kernel, by BootEntry"),
+    ] {
+        let mut node = Tiny::start(&pair, name, |machine| machine, &format!("entry = \"{entry}\"")).expect("a machine");
+        node.machine.sh("grep -q ' / xfs ' /proc/mounts && echo kept >/etc/hostname && sync").expect("an XFS");
+        let seen = node.node("preflight").expect("it does as it is told");
+        assert!(seen.contains(&format!("way in: {entry}")), "{seen}");
+        let log = node.upgrade().expect("upgraded");
+        assert!(log.contains(says), "{log}");
+        let found = node.machine.sh("grep -c ' / xfs ' /proc/mounts; cat /etc/hostname").expect("an XFS");
+        assert_eq!(found, "1\nkept");
+        node.roll_back().expect("the old OS is back");
+    }
+}
+
 /// Where GRUB cannot, the firmware boots the entry; with another bus, whose disks have other names.
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]

@@ -184,6 +184,10 @@ pub struct Facts {
     /// `/etc/os-release` (or `/usr/lib/os-release`), key by key, unquoted.
     #[serde(default)]
     pub os_release: BTreeMap<String, String>,
+    /// What the root filesystem is, as `mount` calls it: `ext4`, `xfs`. Absent in images of releases before this field,
+    /// which read ext4 alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_filesystem: Option<String>,
     /// Versions of the kernels in `/boot` or `/lib/modules`.
     #[serde(default)]
     pub kernels: Vec<String>,

@@ -17,7 +17,7 @@ use std::process::{Command, Stdio};
 use boot::command_line::Arguments;
 use boot::grub::BootEntry;
 use boot::initramfs::{Compression, Contents, Parts, Source};
-use boot::modules::{Missing, Module, Modules, Wanted, resolve};
+use boot::modules::{Missing, Modules, Wanted, resolve};
 use boot::takeover::Takeover;
 use boot::ways::{self, Kind, Way};
 use boot::{Host, efi, grub, kexec};
@@ -34,7 +34,7 @@ use crate::error::{Error, Result};
 const LOADED: &str = "/run/keepstate/kexec-loaded";
 /// systemd makes this directory before anything else, and nobody else does (`sd_booted(3)`).
 const SYSTEMD: &str = "/run/systemd/system";
-/// What the imager mounts besides the place: the new root, to read its kernel.
+/// What the imager mounts besides the place: the root that it has flashed. Images of earlier releases do not say which.
 const NEW_ROOT: &str = "ext4";
 /// The module that gives loop devices: a place behind the image is mounted through one.
 const LOOP: &str = "loop";
@@ -44,6 +44,8 @@ const LOOP: &str = "loop";
 pub struct Entrance {
     host: Host,
     modules: Modules,
+    /// Of these, what a takeover needs besides what is loaded.
+    late: Modules,
     ways: Vec<Way>,
     chosen: Result<Kind, String>,
     archive: Option<File>,
@@ -51,16 +53,29 @@ pub struct Entrance {
 
 impl Entrance {
     /// Looks at every way. `wanted` is the only one that may be gone; `place` the directory that the imager mounts;
-    /// `loops` whether it does so through a loop device; `working_bytes` what the imager needs of memory while it works.
-    /// Changes nothing.
-    pub fn look(wanted: Option<Entry>, place: &Path, loops: bool, working_bytes: u64) -> Result<Self> {
+    /// `loops` whether it does so through a loop device; `root` what the image's root filesystem is; `working_bytes` what the imager needs of memory while it works. Changes
+    /// nothing.
+    pub fn look(
+        wanted: Option<Entry>,
+        place: &Path,
+        loops: bool,
+        root: Option<&str>,
+        working_bytes: u64,
+    ) -> Result<Self> {
         let host = Host::here();
-        let modules = modules(&host, place, loops)?;
+        let root = root.unwrap_or(NEW_ROOT);
+        // Where it is not there yet, it will be made where its parent is; preflight refuses what cannot be mounted.
+        let there = place.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let kind = filesystem_of(there).ok().map(|filesystem| filesystem.kind);
+        let mut filesystems: Vec<String> = [kind, Some(root.into())].into_iter().flatten().collect();
+        filesystems.dedup();
+        let modules = modules(&host, filesystems, loops)?;
+        let late = for_takeover(&host, &modules, &self::modules(&host, Vec::new(), false)?);
         let parts = Parts { binary: PROGRAM.into(), job: Vec::new(), modules: &modules };
         let size = parts.for_kernel()?.size()?;
         let ways = ways::choose(&ways::Facts::read(&host, &modules, size, working_bytes)?);
-        let chosen = choose(&ways, wanted);
-        Ok(Self { host, modules, ways, chosen, archive: None })
+        let chosen = choose(&ways, wanted).and_then(|kind| knows(&modules, root).map(|()| kind));
+        Ok(Self { host, modules, late, ways, chosen, archive: None })
     }
 
     /// The way that is gone, and what is to be said of the others; or why none can be.
@@ -113,8 +128,7 @@ impl Entrance {
     pub fn arm(&self, given: &Given) -> Result<()> {
         match self.kind()? {
             Kind::Takeover => {
-                let modules = for_takeover(&self.host, &self.modules);
-                let parts = Parts { binary: PROGRAM.into(), job: given.files(), modules: &modules };
+                let parts = Parts { binary: PROGRAM.into(), job: given.files(), modules: &self.late };
                 Ok(Takeover::new(&self.host).put(&parts.for_takeover()?)?)
             }
             Kind::GrubEntry => Ok(self.grub()?.book()?),
@@ -231,13 +245,8 @@ fn name(kind: Kind) -> &'static str {
 
 /// What a fresh kernel has to load here. Where that cannot be told nothing can be loaded, and every way that needs it says
 /// why; the same kernel has it loaded.
-fn modules(host: &Host, place: &Path, loops: bool) -> Result<Modules> {
-    let mut wanted = Wanted { release: host.release()?, ..Wanted::default() };
-    // Where it is not there yet, it will be made where its parent is; preflight refuses what cannot be mounted.
-    let there = place.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let kind = filesystem_of(there).ok().map(|filesystem| filesystem.kind);
-    wanted.filesystems = [kind, Some(NEW_ROOT.into())].into_iter().flatten().collect();
-    wanted.filesystems.dedup();
+fn modules(host: &Host, filesystems: Vec<String>, loops: bool) -> Result<Modules> {
+    let mut wanted = Wanted { release: host.release()?, filesystems, ..Wanted::default() };
     wanted.also.extend(loops.then(|| LOOP.to_owned()));
     Ok(resolve(host, &wanted).unwrap_or_else(|error| Modules {
         missing: vec![Missing { name: "of any disk".into(), because: chain(&error) }],
@@ -245,13 +254,28 @@ fn modules(host: &Host, place: &Path, loops: bool) -> Result<Modules> {
     }))
 }
 
-/// Of these the running kernel has what the machine needs; only a watchdog it may lack, and loop devices.
-fn for_takeover(host: &Host, modules: &Modules) -> Modules {
+/// Of these the running kernel has what the machine needs; it may lack a watchdog, loop devices, and what mounts the new
+/// root: what is not among those that the `devices` need.
+fn for_takeover(host: &Host, modules: &Modules, devices: &Modules) -> Modules {
     let is_watchdog = |file: &Path| file.components().any(|part| part.as_os_str() == "watchdog");
+    let is_device_s = |name: &str| devices.modules.iter().any(|module| module.name == name);
     let is_new = |name: &str| !host.path("/sys/module").join(name).exists();
-    let may_lack = |module: &Module| is_watchdog(&module.file) || module.name == LOOP;
-    let of = modules.modules.iter().filter(|module| may_lack(module) && is_new(&module.name));
+    let of = modules
+        .modules
+        .iter()
+        .filter(|module| (is_watchdog(&module.file) || !is_device_s(&module.name)) && is_new(&module.name));
     Modules { modules: of.cloned().collect(), ..Modules::default() }
+}
+
+/// Fails if this kernel cannot mount the image's root: what the node keeps could not be put there.
+fn knows(modules: &Modules, root: &str) -> Result<(), String> {
+    if modules.missing.iter().all(|missing| missing.name != root) {
+        return Ok(());
+    }
+    Err(format!(
+        "the image's root is {root}, which this node's kernel does not know: install the package with its modules (on Debian \
+         linux-image-amd64), or take an image with another root"
+    ))
 }
 
 fn sys_write(path: &Path) -> Result<()> {
@@ -287,6 +311,7 @@ pub(crate) type Files = Vec<(String, Source)>;
 #[cfg(test)]
 mod tests {
     use boot::Why;
+    use boot::modules::Module;
 
     use super::*;
 
@@ -319,7 +344,14 @@ mod tests {
     fn what_is_said_of_a_way_says_it_of_the_others_too() {
         let ways = ways([false, true, true, false]);
         let chosen = choose(&ways, None);
-        let entrance = Entrance { host: Host::here(), modules: Modules::default(), ways, chosen, archive: None };
+        let entrance = Entrance {
+            host: Host::here(),
+            modules: Modules::default(),
+            late: Modules::default(),
+            ways,
+            chosen,
+            archive: None,
+        };
         let seen = entrance.seen().unwrap();
         assert!(seen.starts_with("boot-entry (GRUB); not takeover: this is a container"), "{seen}");
         assert!(seen.contains("boot-entry (firmware) could be gone too; not kexec: "), "{seen}");
@@ -327,9 +359,10 @@ mod tests {
     }
 
     #[test]
-    fn a_takeover_takes_only_watchdogs_and_loop_devices_along_that_are_not_loaded_yet() {
+    fn a_takeover_takes_only_watchdogs_loop_devices_and_filesystems_along_that_are_not_loaded_yet() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(root.path().join("sys/module/watchdog")).unwrap();
+        std::fs::create_dir_all(root.path().join("sys/module/ext4")).unwrap();
         let module = |name: &str, file: &str| Module {
             name: name.into(),
             file: Path::new("/lib/modules/6.1/kernel").join(file),
@@ -342,13 +375,27 @@ mod tests {
                 module("watchdog", "drivers/watchdog/watchdog.ko"),
                 module("softdog", "drivers/watchdog/softdog.ko"),
                 module("loop", "drivers/block/loop.ko"),
+                module("libcrc32c", "lib/libcrc32c.ko"),
+                module("xfs", "fs/xfs/xfs.ko"),
+                module("ext4", "fs/ext4/ext4.ko"),
             ],
             missing: vec![Missing { name: "x".into(), because: String::new() }],
             ..Modules::default()
         };
-        let kept = for_takeover(&Host::below(root.path()), &modules);
-        assert_eq!(kept.modules.iter().map(|module| module.name.as_str()).collect::<Vec<_>>(), ["softdog", "loop"]);
+        let devices = Modules { modules: modules.modules[..3].to_vec(), ..Modules::default() };
+        let kept = for_takeover(&Host::below(root.path()), &modules, &devices);
+        let names: Vec<_> = kept.modules.iter().map(|module| module.name.as_str()).collect();
+        assert_eq!(names, ["softdog", "loop", "libcrc32c", "xfs"]);
         assert_eq!(kept.missing, []);
+    }
+
+    #[test]
+    fn a_root_that_this_kernel_cannot_mount_is_refused_with_advice() {
+        let missing = vec![Missing { name: "xfs".into(), because: String::new() }];
+        let modules = Modules { missing, ..Modules::default() };
+        assert_eq!(knows(&modules, "ext4"), Ok(()));
+        let why = knows(&modules, "xfs").unwrap_err();
+        assert!(why.contains("the image's root is xfs") && why.contains("linux-image-amd64"), "{why}");
     }
 
     #[test]

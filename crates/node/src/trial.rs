@@ -324,7 +324,7 @@ impl Node {
         self.note(step::ROLL_BACK, What::Begun, Some(why.into()))?;
         // What the imager said of the flash must not be taken for what it will say of the undo.
         self.place.forget_ending()?;
-        let mut entrance = self.entrance()?;
+        let mut entrance = self.entrance(None)?;
         let environment = environment::recall(&self.place.environment())?;
         let operators = Operators::collect(&self.config.imager, Path::new("/"));
         let job = enter::job(Task::Undo, entrance.entry()?, record, self, environment, &operators)?;

@@ -10,6 +10,7 @@ use image::Opened;
 use image::accepted::Accepted;
 use imager::job::{Entry, Task};
 use jiff::Timestamp;
+use model::manifest::Manifest;
 use model::report::FlashPlan;
 use steps::{Course, Failure, Step};
 
@@ -76,12 +77,14 @@ impl Under {
 }
 
 impl Node {
-    /// The ways into the imager.
-    pub(crate) fn entrance(&self) -> Result<Entrance> {
+    /// The ways into the imager, which mounts the new root, if there will be one: of this image.
+    pub(crate) fn entrance(&self, image: Option<&Manifest>) -> Result<Entrance> {
+        let facts = image.and_then(|image| image.facts.as_ref());
+        let root = facts.and_then(|facts| facts.root_filesystem.as_deref());
         let loops = self.config.place == Site::Behind;
         // Only a takeover takes along what is in memory.
         let wanted = self.config.entry.or_else(|| self.place.is_staged_in_memory().then_some(Entry::Takeover));
-        Entrance::look(wanted, self.place.directory(), loops, preflight::IMAGER_BYTES)
+        Entrance::look(wanted, self.place.directory(), loops, root, preflight::IMAGER_BYTES)
     }
 
     /// Stages and logs everything, and predicts. The node serves meanwhile, and a reboot notices nothing.
@@ -161,7 +164,7 @@ impl Node {
         let last = accepted.last(&target.identity.key(), &manifest.name).map_err(refused)?;
         image::trust::check_serial(manifest, last).map_err(refused)?;
         let record = self.record(&opened, &target)?;
-        let entrance = self.entrance()?;
+        let entrance = self.entrance(Some(manifest))?;
         Ok(Under { node: self.clone(), opened, target, record, entrance, watch, plan: None })
     }
 

@@ -18,6 +18,6 @@ pub use extents::extents;
 pub use kexec::{kexec_load, kexec_unload};
 pub use loop_device::LoopPart;
 pub use modules::{Loaded, load_module};
-pub use mounts::{Flags, bind, detach, make_private, mount, move_mount, pivot_root, remount, unmount};
+pub use mounts::{Flags, alone, bind, detach, make_private, mount, move_mount, pivot_root, remount, unmount};
 pub use reboot::{How, reboot};
 pub use watchdog::{Support, Watchdog};

@@ -1,16 +1,12 @@
 //! Mounts and file flags as the kernel really has them.
 
-#![allow(unsafe_code)]
-
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use keepstate_sys as sys;
-use rustix::thread::UnshareFlags;
 use sys::kernel::{
-    Flags, bind, detach, is_immutable, make_private, mount, move_mount, pivot_root, remount, set_immutable, unmount,
+    Flags, alone, bind, detach, is_immutable, mount, move_mount, pivot_root, remount, set_immutable, unmount,
 };
 use sys::testing::{LoopDevice, run};
 
@@ -41,20 +37,6 @@ impl Bench {
     }
 }
 
-/// Runs `work` where mounts are nobody else's, and gone with it.
-fn alone<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            // SAFETY: only mounts (and with them root and working directory) are unshared, of a thread that nobody else
-            // waits for; no descriptor table is.
-            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.expect("mounts of our own");
-            make_private(Path::new("/")).expect("private");
-            work()
-        });
-        thread.join().expect("it ended well")
-    })
-}
-
 #[test]
 #[ignore = "needs root and loop devices: run by ./test"]
 fn one_root_is_left_for_another() {
@@ -69,7 +51,8 @@ fn one_root_is_left_for_another() {
         detach(Path::new("/old")).expect("let go");
         let after = Path::new("/old").join(outside.strip_prefix("/").expect("absolute")).exists();
         (Path::new("/inside").exists(), (before, after))
-    });
+    })
+    .expect("mounts of our own");
     assert!(inside_reached);
     assert_eq!(outside_reached, (true, false));
     assert!(outside.exists(), "nobody else noticed");
@@ -98,7 +81,8 @@ fn what_is_mounted_is_seen_elsewhere_too_and_can_be_moved() {
         let error = fs::write(one.join("file"), "y").expect_err("read-only");
         assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
         assert_eq!(fs::read(one.join("file")).expect("read"), b"x");
-    });
+    })
+    .expect("mounts of our own");
 }
 
 #[test]
@@ -114,7 +98,8 @@ fn what_is_in_memory_gets_more_room_and_stays_as_it_is_mounted() {
         let flags = rustix::fs::statvfs(folder.path()).expect("asked").f_flag;
         assert!(flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC), "{flags:?}");
         remount(folder.path(), Flags::KERNEL, "size=1m").expect_err("what is there does not fit");
-    });
+    })
+    .expect("mounts of our own");
 }
 
 #[test]
@@ -135,5 +120,6 @@ fn what_is_immutable_stays_until_it_is_not() {
         set_immutable(&file, false).expect("taken away");
         assert!(!is_immutable(&file).expect("asked"));
         fs::remove_file(&path).expect("removed");
-    });
+    })
+    .expect("mounts of our own");
 }

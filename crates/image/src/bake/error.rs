@@ -52,6 +52,12 @@ pub enum Error {
         /// The Debian package that has it.
         package: &'static str,
     },
+    /// The kernel has to be asked for what only root may.
+    #[error(
+        "an XFS root is filled by the kernel, which mounts it for root only: run this as root, or bake an ext4 root, \
+         which needs no privileges"
+    )]
+    NotRoot,
     /// A program failed.
     #[error("{doing}: {program} {how}{}", behind_colon(said))]
     Program {

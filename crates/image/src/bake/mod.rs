@@ -1,5 +1,5 @@
 //! A root tree becomes a bootable disk: GPT, BIOS boot partition, ESP, ext4; without mounts, and for a tarball without
-//! privileges. The same input gives the same bytes.
+//! privileges. The same input gives the same bytes. An XFS root is the exception from all of it: the kernel fills it.
 //!
 //! With a previous disk to build onto, files that did not change keep the blocks where they are.
 
@@ -18,6 +18,7 @@ mod script;
 mod table;
 mod tool;
 mod tree;
+mod xfs;
 
 use std::fs::{self, File};
 use std::io;
@@ -54,18 +55,41 @@ const EPOCH_MIN: i64 = 1;
 /// The last second that an inode can say.
 const EPOCH_MAX: i64 = (1 << 34) - (1 << 31) - 1;
 
+/// What the root filesystem is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filesystem {
+    /// Made without mounts and privileges; the same tree gives the same bytes, and the next version can be built onto it.
+    #[default]
+    Ext4,
+    /// Filled by the kernel, for root only; the same tree gives the same files.
+    Xfs,
+}
+
+impl Filesystem {
+    /// What `mount` and fstab call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+        }
+    }
+}
+
 /// How a disk is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The image's size in bytes, whole MiB; none for what is needed and a quarter.
     pub size: Option<u64>,
+    /// The root's filesystem.
+    pub filesystem: Filesystem,
     /// Whether it boots by BIOS.
     pub bios: bool,
     /// Whether it boots by UEFI.
     pub uefi: bool,
     /// What the kernel is told besides its root.
     pub cmdline: String,
-    /// The root filesystem's label, at most 16 bytes.
+    /// The root filesystem's label, at most 16 bytes for ext4 and 12 for XFS.
     pub label: String,
     /// A disk that was baked before: what did not change stays where it is.
     pub onto: Option<PathBuf>,
@@ -81,6 +105,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             size: None,
+            filesystem: Filesystem::Ext4,
             bios: true,
             uefi: true,
             cmdline: String::new(),
@@ -108,6 +133,8 @@ pub struct Baked {
     pub root_offset: u64,
     /// How long the root partition is, in bytes.
     pub root_length: u64,
+    /// What the root filesystem is.
+    pub filesystem_kind: Filesystem,
     /// The root filesystem's number.
     pub filesystem: Uuid,
     /// The root partition's number.
@@ -159,12 +186,14 @@ pub fn bake(source: &Path, disk: &Path, options: &Options, tell: &dyn Fn(&'stati
     }
     let mut additions = Additions { root: source, tree: &mut tree, epoch, notes: Vec::new() };
     let kernel = additions.boot(&identity, &options.cmdline)?;
-    additions.fstab(&identity, "ext4")?;
+    additions.fstab(&identity, options.filesystem.name())?;
     if let Some(agent) = &options.agent {
         additions.agent(agent)?;
     }
     notes.append(&mut additions.notes);
-    if tree.id(Path::new(LOST_AND_FOUND)).is_none() {
+    if options.filesystem == Filesystem::Xfs {
+        tree.open_symlinks();
+    } else if tree.id(Path::new(LOST_AND_FOUND)).is_none() {
         tree.put(LOST_AND_FOUND.into(), Node::directory(0o700, epoch));
     }
     let room = Room { path: directory.path().to_owned(), epoch };
@@ -175,7 +204,7 @@ pub fn bake(source: &Path, disk: &Path, options: &Options, tell: &dyn Fn(&'stati
     };
     baking.install(&geometry, &identity)?;
     tell("reading the disk back");
-    readback::compare(&room.file(DISK_NAME), geometry.root, &tree)?;
+    readback::compare(&room.file(DISK_NAME), geometry.root, options.filesystem, &tree)?;
     let (facts, boot_modes) = baking.facts(&mut notes)?;
     let used = publish(&room.file(DISK_NAME), disk)?;
     Ok(Baked {
@@ -185,6 +214,7 @@ pub fn bake(source: &Path, disk: &Path, options: &Options, tell: &dyn Fn(&'stati
         used,
         root_offset: geometry.root.offset,
         root_length: geometry.root.length,
+        filesystem_kind: options.filesystem,
         filesystem: identity.filesystem,
         partition: identity.root_partition,
         epoch,
@@ -203,8 +233,12 @@ fn check(options: &Options) -> Result<()> {
     if !options.bios && !options.uefi {
         return refuse("a disk that boots neither by BIOS nor by UEFI: name at least one".to_owned());
     }
-    if options.label.len() > ext4::LABEL_BYTES_MAX || options.label.is_empty() || options.label.contains('\0') {
-        return refuse(format!("the label {:?} has not 1 to {} bytes", options.label, ext4::LABEL_BYTES_MAX));
+    let label_bytes_max = match options.filesystem {
+        Filesystem::Ext4 => ext4::LABEL_BYTES_MAX,
+        Filesystem::Xfs => xfs::LABEL_BYTES_MAX,
+    };
+    if options.label.len() > label_bytes_max || options.label.is_empty() || options.label.contains('\0') {
+        return refuse(format!("the label {:?} has not 1 to {label_bytes_max} bytes", options.label));
     }
     if !menu::is_plain_cmdline(&options.cmdline) {
         return refuse(format!(
@@ -214,6 +248,11 @@ fn check(options: &Options) -> Result<()> {
     }
     if let Some(epoch) = options.epoch.filter(|epoch| !(0..=EPOCH_MAX).contains(epoch)) {
         return refuse(format!("{epoch} is no time that a filesystem can hold: 0 to {EPOCH_MAX} seconds since 1970"));
+    }
+    if options.onto.is_some() && options.filesystem != Filesystem::Ext4 {
+        return refuse(
+            "only an ext4 root can be built onto a previous disk: bake this one anew, without --onto".to_owned(),
+        );
     }
     if options.onto.is_some() && (options.size.is_some() || options.reserve > 0) {
         return refuse(
@@ -244,7 +283,10 @@ struct Baking<'a> {
 impl Baking<'_> {
     /// Makes a new disk.
     fn anew(&self, identity: &Identity) -> Result<(Geometry, Plan)> {
-        let (least, roomy) = ext4::bytes_needed(self.tree);
+        let (least, roomy) = match self.options.filesystem {
+            Filesystem::Ext4 => ext4::bytes_needed(self.tree),
+            Filesystem::Xfs => xfs::bytes_needed(self.tree),
+        };
         let needed = if self.options.size.is_some() { least } else { roomy };
         let Options { size, reserve, bios, uefi, .. } = *self.options;
         let geometry = Geometry::new(size, needed, reserve, bios, uefi)?;
@@ -255,8 +297,14 @@ impl Baking<'_> {
         file.set_len(geometry.disk).map_err(&writing)?;
         table::write(&file, &geometry, identity).map_err(&writing)?;
         (self.tell)("writing the root filesystem");
-        ext4::make(self.room, DISK_NAME, geometry.root, identity, &self.options.label, self.tree)?;
-        let plan = ext4::fill(self.room, DISK_NAME, geometry.root, self.tree)?;
+        let (part, label) = (geometry.root, &self.options.label);
+        let plan = match self.options.filesystem {
+            Filesystem::Ext4 => {
+                ext4::make(self.room, DISK_NAME, part, identity, label, self.tree)?;
+                ext4::fill(self.room, DISK_NAME, part, self.tree)?
+            }
+            Filesystem::Xfs => xfs::make(self.room, DISK_NAME, part, identity, label, self.tree)?,
+        };
         Ok((geometry, plan))
     }
 
@@ -277,7 +325,10 @@ impl Baking<'_> {
 
     /// Fails if a program is missing: better now than after the largest part of the work.
     fn require(&self) -> Result<()> {
-        ext4::require()?;
+        match self.options.filesystem {
+            Filesystem::Ext4 => ext4::require()?,
+            Filesystem::Xfs => xfs::require()?,
+        }
         grub::require(self.options.bios, self.options.uefi)?;
         if self.options.uefi { esp::require() } else { Ok(()) }
     }

@@ -29,7 +29,9 @@ impl Previous {
         }
         let (geometry, root_partition) = table::read(&file).map_err(&reading)?.map_err(refuse)?;
         let volume = match ext4::open_to_read(path, geometry.root) {
-            Err(why) if why.kind() == io::ErrorKind::InvalidData => return Err(refuse(&why.to_string())),
+            Err(why) if why.kind() == io::ErrorKind::InvalidData => {
+                return Err(refuse(&format!("{why}; only a baked ext4 can be: bake anew, without --onto")));
+            }
             volume => volume.map_err(&reading)?,
         };
         let serial = match geometry.esp {

@@ -1,8 +1,9 @@
-//! Reads a finished disk and compares it with the tree that it was made of. Names, kinds and bytes are read by a reader
-//! that is not ours, so that one mistake does not hide another.
+//! Reads a finished disk and compares it with the tree that it was made of. No mistake hides itself: an ext4's names, kinds
+//! and bytes are read by a reader that is not ours, and an XFS, which the kernel wrote, by ours.
 
 use std::fs::File;
 use std::io;
+use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -11,11 +12,15 @@ use std::sync::Arc;
 use ext4_view::{Ext4, Ext4Error, FileType};
 
 use super::error::{Error, Result};
-use super::ext4::{self, Stored, have_equal_bytes};
+use super::ext4::{self, have_equal_bytes};
 use super::geometry::Extent;
 use super::tree::{Kind, Node, Tree};
+use super::{Filesystem, xfs};
 use crate::facts::Part;
 use crate::view::ReadAt;
+
+const OTHER_LENGTH: &str = "has another length: does somebody change the tree while it is baked?";
+const OTHER_BYTES: &str = "has other bytes: does somebody change the tree while it is baked?";
 
 /// A disk in a file.
 pub(super) struct DiskFile {
@@ -41,22 +46,54 @@ impl ReadAt for DiskFile {
 }
 
 /// Compares the filesystem in a part of a disk with the tree that should be there.
-pub(super) fn compare(path: &Path, part: Extent, tree: &Tree) -> Result<()> {
+pub(super) fn compare(path: &Path, part: Extent, kind: Filesystem, tree: &Tree) -> Result<()> {
+    match kind {
+        Filesystem::Ext4 => compare_ext4(path, part, tree),
+        Filesystem::Xfs => compare_xfs(path, part, tree),
+    }
+}
+
+fn compare_xfs(path: &Path, part: Extent, tree: &Tree) -> Result<()> {
+    let found = xfs::Found::read(path, part).map_err(Error::io("reading back", path))?;
+    compare_trees(&found.tree, tree, |path, node| {
+        let Some(stored) = found.tree.get(path) else { return Ok(Some("is missing")) };
+        if mem::discriminant(&stored.kind) != mem::discriminant(&node.kind) {
+            return Ok(Some("is of another kind"));
+        }
+        match (&stored.kind, &node.kind) {
+            (Kind::File { size, .. }, Kind::File { size: wanted, .. }) if size != wanted => Ok(Some(OTHER_LENGTH)),
+            (_, Kind::File { content, .. }) if !found.has_bytes(path, content)? => Ok(Some(OTHER_BYTES)),
+            _ => Ok(None),
+        }
+    })
+}
+
+fn compare_ext4(path: &Path, part: Extent, tree: &Tree) -> Result<()> {
     let reading = Error::io("reading back", path);
     let disk: Arc<dyn ReadAt> = Arc::new(DiskFile::open(path).map_err(&reading)?);
     let stored = ext4::open_to_read(path, part).and_then(|volume| volume.tree()).map_err(&reading)?;
     let part = Part { disk, offset: part.offset, length: part.length };
     let wrong = |why: Ext4Error| Error::ReadBack { path: path.to_owned(), why: format!("cannot be read: {why}") };
     let filesystem = Ext4::load(Box::new(part)).map_err(wrong)?;
-    compare_names(&stored, tree)?;
-    compare_links(&stored, tree)?;
+    compare_trees(&stored.tree, tree, |path, node| compare_bytes(&filesystem, path, node))
+}
+
+/// Compares what a filesystem holds with what it should; kinds and bytes are left to `compare_bytes`, which says what
+/// differs.
+fn compare_trees(
+    stored: &Tree,
+    tree: &Tree,
+    compare_bytes: impl Fn(&Path, &Node) -> io::Result<Option<&'static str>>,
+) -> Result<()> {
+    compare_names(stored, tree)?;
+    compare_links(stored, tree)?;
     for (path, id) in tree.iter() {
         let node = tree.node(id);
         let differs = |why: &str| Error::ReadBack { path: Path::new("/").join(path), why: why.to_owned() };
-        if let Some(why) = difference(&stored, tree, path) {
+        if let Some(why) = difference(stored, tree, path) {
             return Err(differs(why));
         }
-        let found = compare_bytes(&filesystem, path, node);
+        let found = compare_bytes(path, node);
         if let Some(why) = found.map_err(|why| differs(&format!("cannot be read: {why}")))? {
             return Err(differs(why));
         }
@@ -65,9 +102,9 @@ pub(super) fn compare(path: &Path, part: Extent, tree: &Tree) -> Result<()> {
 }
 
 /// Whether there is nothing too few and nothing too much.
-fn compare_names(stored: &Stored, tree: &Tree) -> Result<()> {
-    let missing = tree.iter().find(|(path, _)| stored.tree.id(path).is_none());
-    let surplus = stored.tree.iter().find(|(path, _)| tree.id(path).is_none());
+fn compare_names(stored: &Tree, tree: &Tree) -> Result<()> {
+    let missing = tree.iter().find(|(path, _)| stored.id(path).is_none());
+    let surplus = stored.iter().find(|(path, _)| tree.id(path).is_none());
     let differs = |path: &Path, why: &str| Error::ReadBack { path: Path::new("/").join(path), why: why.to_owned() };
     match (missing, surplus) {
         (Some((path, _)), _) => Err(differs(path, "is missing")),
@@ -77,11 +114,11 @@ fn compare_names(stored: &Stored, tree: &Tree) -> Result<()> {
 }
 
 /// Whether names that lead to one file do, and names that do not, do not.
-fn compare_links(stored: &Stored, tree: &Tree) -> Result<()> {
+fn compare_links(stored: &Tree, tree: &Tree) -> Result<()> {
     let mut partners = vec![None; tree.nodes().len()];
-    let mut taken = vec![false; stored.inodes.len()];
+    let mut taken = vec![false; stored.nodes().len()];
     for (path, id) in tree.iter() {
-        let Some(found) = stored.tree.id(path) else { continue };
+        let Some(found) = stored.id(path) else { continue };
         let is_first = partners[id].is_none();
         if *partners[id].get_or_insert(found) != found || (is_first && taken[found]) {
             let why = "is a hard link of another file than it should be".to_owned();
@@ -93,9 +130,9 @@ fn compare_links(stored: &Stored, tree: &Tree) -> Result<()> {
 }
 
 /// What differs of owners, modes, times, attributes, devices and symbolic links.
-fn difference(stored: &Stored, tree: &Tree, path: &Path) -> Option<&'static str> {
-    let (id, stored_id) = (tree.id(path)?, stored.tree.id(path)?);
-    let (wanted, found) = (tree.node(id), stored.tree.node(stored_id));
+fn difference(stored: &Tree, tree: &Tree, path: &Path) -> Option<&'static str> {
+    let (id, stored_id) = (tree.id(path)?, stored.id(path)?);
+    let (wanted, found) = (tree.node(id), stored.node(stored_id));
     if wanted.mode != found.mode {
         return Some("has another mode");
     }
@@ -141,11 +178,11 @@ fn compare_bytes(filesystem: &Ext4, path: &Path, node: &Node) -> io::Result<Opti
     }
     if let Kind::File { size, content } = &node.kind {
         if metadata.len() != *size {
-            return Ok(Some("has another length: does somebody change the tree while it is baked?"));
+            return Ok(Some(OTHER_LENGTH));
         }
         let mut file = filesystem.open(&path).map_err(io::Error::other)?;
         if !have_equal_bytes(&mut *content.open()?, &mut file)? {
-            return Ok(Some("has other bytes: does somebody change the tree while it is baked?"));
+            return Ok(Some(OTHER_BYTES));
         }
     }
     Ok(None)

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use ext4_view::{Ext4, Ext4Error};
 
+use super::Root;
 use super::root;
 use crate::Image;
 use crate::layout::Layout;
 use crate::view::{ReadAt, View};
+use crate::xfs;
 
 /// A tree of files. Why something could not be read is said in words; what is not there is no error.
 pub(super) trait Files {
@@ -66,13 +68,40 @@ impl Files for Ext4 {
     }
 }
 
+impl Files for xfs::Volume {
+    fn start(&self, path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>, String> {
+        let wrong = |why: std::io::Error| format!("{path}: {why}");
+        let Some(inode) = self.find(path).map_err(wrong)? else { return Ok(None) };
+        if inode.kind().map_err(wrong)? != xfs::Kind::File {
+            return Ok(None);
+        }
+        let size = inode.size().map_err(wrong)?;
+        let mut bytes = vec![0; bytes_max.min(usize::try_from(size).unwrap_or(usize::MAX))];
+        let read = self.read_file(&inode).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
+        read.map_err(wrong)?;
+        Ok(Some(bytes))
+    }
+
+    fn names(&self, folder: &str) -> Result<Vec<String>, String> {
+        let wrong = |why: std::io::Error| format!("{folder}: {why}");
+        let Some(inode) = self.find(folder).map_err(wrong)? else { return Ok(Vec::new()) };
+        if inode.kind().map_err(wrong)? != xfs::Kind::Directory {
+            return Ok(Vec::new());
+        }
+        let entries = self.entries(&inode).map_err(wrong)?;
+        let mut names: Vec<_> = entries.into_iter().filter_map(|(name, _)| String::from_utf8(name).ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+}
+
 /// Whether nothing is there, or only a link that leads nowhere, as one of systemd's to `/dev/null` is.
 fn is_absent(error: &Ext4Error) -> bool {
     matches!(error, Ext4Error::NotFound | Ext4Error::NotADirectory | Ext4Error::IsASpecialFile)
 }
 
 /// The files on the root filesystem of an image, read through its payload: what is asked for is fetched, and no more.
-pub struct ImageFiles(Ext4);
+pub struct ImageFiles(Root);
 
 impl ImageFiles {
     /// Finds the root filesystem; why there is none that can be read.
@@ -83,12 +112,12 @@ impl ImageFiles {
         let mut notes = Vec::new();
         let found = root(&disk, &layout, &mut notes);
         notes.push("the image has no root filesystem that can be read".into());
-        found.map(|(filesystem, _)| Self(filesystem)).ok_or_else(|| notes.join("; "))
+        found.map(|(_, filesystem, _)| Self(filesystem)).ok_or_else(|| notes.join("; "))
     }
 
     /// A file's content, at most its first `bytes_max`; none if there is no such file.
     pub fn start(&self, path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>, String> {
-        Files::start(&self.0, path, bytes_max)
+        self.0.start(path, bytes_max)
     }
 }
 

@@ -6,6 +6,7 @@ pub mod first_boot;
 mod setup;
 mod text;
 
+use files::Files;
 pub use files::ImageFiles;
 pub(crate) use text::os_release;
 pub use text::{dpkg_status, ids};
@@ -18,9 +19,10 @@ use model::manifest::{Facts, Setup};
 
 use crate::layout::Layout;
 use crate::view::ReadAt;
+use crate::xfs;
 
 /// Largest file that is read whole: a package list of a hundred thousand packages has half of it.
-const FILE_BYTES_MAX: u64 = 64 << 20;
+const FILE_BYTES_MAX: usize = 64 << 20;
 
 /// What was found, and why something was not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,51 +38,66 @@ pub struct Found {
 /// Looks for a root filesystem on `disk` and reads its facts. Never fails: what cannot be read is told in the notes.
 pub fn read(disk: &Arc<dyn ReadAt>, layout: &Layout) -> Found {
     let mut found = Found::default();
-    let Some((filesystem, os_release)) = root(disk, layout, &mut found.notes) else {
+    let Some((kind, filesystem, os_release)) = root(disk, layout, &mut found.notes) else {
         found.notes.push("no facts: no root filesystem was found that can be read".to_owned());
         return found;
     };
-    match read_root(&filesystem, &os_release) {
+    match read_root(&*filesystem, &os_release) {
         Ok(facts) => {
-            let setup = setup::read(&filesystem, &facts).and_then(|setup| {
+            let setup = setup::read(&*filesystem, &facts).and_then(|setup| {
                 let efi_programs = efi::programs(&**disk, layout).map_err(|why| why.to_string())?;
                 Ok(Setup { efi_programs, ..setup })
             });
             let setup =
                 setup.inspect_err(|why| found.notes.push(format!("what happens at boot cannot be told: {why}")));
-            found.facts = Some(Facts { setup: setup.ok(), ..facts });
-            found.architecture = architecture(&filesystem);
+            found.facts = Some(Facts { setup: setup.ok(), root_filesystem: Some(kind.to_lowercase()), ..facts });
+            found.architecture = architecture(&*filesystem);
         }
         Err(why) => found.notes.push(format!("no facts: {why}")),
     }
     found
 }
 
-/// The first root filesystem on `disk`, with its os-release.
-fn root(disk: &Arc<dyn ReadAt>, layout: &Layout, notes: &mut Vec<String>) -> Option<(Ext4, String)> {
+/// The files of a root filesystem, of whatever kind.
+type Root = Box<dyn Files>;
+
+/// The first root filesystem on `disk`: what it is, its files, and its os-release.
+fn root(disk: &Arc<dyn ReadAt>, layout: &Layout, notes: &mut Vec<String>) -> Option<(&'static str, Root, String)> {
     // A disk without a partition table may be one filesystem.
     let whole = [(0, disk.size())];
     let partitions = layout.partitions.iter().map(|partition| (partition.offset, partition.length));
     for (number, (offset, length)) in (0..).zip(whole.into_iter().chain(partitions)) {
         let place = if number == 0 { "the whole disk".to_owned() } else { format!("partition {number}") };
-        let part = Part { disk: Arc::clone(disk), offset, length };
-        match Ext4::load(Box::new(part)) {
-            Ok(filesystem) => match os_release_of(&filesystem) {
-                Ok(Some(os_release)) => return Some((filesystem, os_release)),
-                Ok(None) => notes.push(format!("{place} holds an ext4 without an os-release: no root")),
-                Err(why) => notes.push(format!("{place} holds an ext4 that cannot be read: {why}")),
+        let (kind, opened) = open(disk, offset, length);
+        match opened {
+            Ok(Some(root)) => match os_release_of(&*root) {
+                Ok(Some(os_release)) => return Some((kind, root, os_release)),
+                Ok(None) => notes.push(format!("{place} holds an {kind} without an os-release: no root")),
+                Err(why) => notes.push(format!("{place} holds an {kind} that cannot be read: {why}")),
             },
-            Err(_) => {
+            Ok(None) => {
                 if let Some(kind) = other_filesystem(&**disk, offset, length) {
-                    notes.push(format!("{place} holds {kind}, which is not read (ext4 is)"));
+                    notes.push(format!("{place} holds {kind}, which is not read (ext4 and XFS are)"));
                 }
             }
+            Err(why) => notes.push(format!("{place} holds an {kind} that cannot be read: {why}")),
         }
     }
     None
 }
 
-fn os_release_of(root: &Ext4) -> Result<Option<String>, String> {
+/// Opens what is known of filesystems; none if there is none of these.
+fn open(disk: &Arc<dyn ReadAt>, offset: u64, length: u64) -> (&'static str, Result<Option<Root>, String>) {
+    match xfs::Volume::open(Arc::clone(disk), offset, length) {
+        Ok(Some(volume)) => return ("XFS", Ok(Some(Box::new(volume)))),
+        Err(why) => return ("XFS", Err(why.to_string())),
+        Ok(None) => {}
+    }
+    let part = Part { disk: Arc::clone(disk), offset, length };
+    ("ext4", Ok(Ext4::load(Box::new(part)).ok().map(|root| Box::new(root) as Root)))
+}
+
+fn os_release_of(root: &dyn Files) -> Result<Option<String>, String> {
     Ok(file(root, "/etc/os-release")?.or(file(root, "/usr/lib/os-release")?))
 }
 
@@ -100,10 +117,11 @@ impl Ext4Read for Part {
     }
 }
 
-fn read_root(root: &Ext4, os_release: &str) -> Result<Facts, String> {
+fn read_root(root: &dyn Files, os_release: &str) -> Result<Facts, String> {
     let text = |path| Ok::<_, String>(file(root, path)?.unwrap_or_default());
     Ok(Facts {
         os_release: text::os_release(os_release),
+        root_filesystem: None,
         kernels: kernels(root)?,
         fstab: text::fstab(&text("/etc/fstab")?),
         users: text::ids(&text("/etc/passwd")?),
@@ -114,34 +132,19 @@ fn read_root(root: &Ext4, os_release: &str) -> Result<Facts, String> {
 }
 
 /// A text file; none if it is missing. What is no UTF-8 is replaced.
-fn file(root: &Ext4, path: &str) -> Result<Option<String>, String> {
-    let wrong = |why: ext4_view::Ext4Error| format!("{path}: {why}");
-    match root.metadata(path) {
-        Err(ext4_view::Ext4Error::NotFound) => return Ok(None),
-        Err(why) => return Err(wrong(why)),
-        Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
-            return Err(format!("{path} has {} bytes, at most {FILE_BYTES_MAX} are read", metadata.len()));
-        }
-        Ok(metadata) if metadata.is_dir() => return Ok(None),
-        Ok(_) => {}
+fn file(root: &dyn Files, path: &str) -> Result<Option<String>, String> {
+    let Some(bytes) = root.start(path, FILE_BYTES_MAX + 1)? else { return Ok(None) };
+    if bytes.len() > FILE_BYTES_MAX {
+        return Err(format!("{path} has more than {FILE_BYTES_MAX} bytes, which are read at most"));
     }
-    let bytes = root.read(path).map_err(wrong)?;
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// Versions of `/boot/vmlinuz-*` and of the folders in `/lib/modules`.
-fn kernels(root: &Ext4) -> Result<Vec<String>, String> {
+fn kernels(root: &dyn Files) -> Result<Vec<String>, String> {
     let mut versions = BTreeSet::new();
     for (folder, prefix) in [("/boot", "vmlinuz-"), ("/lib/modules", "")] {
-        let entries = match root.read_dir(folder) {
-            Ok(entries) => entries,
-            Err(ext4_view::Ext4Error::NotFound | ext4_view::Ext4Error::NotADirectory) => continue,
-            Err(why) => return Err(format!("{folder}: {why}")),
-        };
-        for entry in entries {
-            let entry = entry.map_err(|why| format!("{folder}: {why}"))?;
-            let name = entry.file_name();
-            let Ok(name) = name.as_str() else { continue };
+        for name in root.names(folder)? {
             if let Some(version) = name.strip_prefix(prefix).filter(|version| version.contains('.'))
                 && !name.starts_with('.')
             {
@@ -153,13 +156,11 @@ fn kernels(root: &Ext4) -> Result<Vec<String>, String> {
 }
 
 /// The architecture of the first of these programs that is there.
-fn architecture(root: &Ext4) -> Option<String> {
+fn architecture(root: &dyn Files) -> Option<String> {
     const PROGRAMS: [&str; 5] = ["/sbin/init", "/usr/lib/systemd/systemd", "/bin/sh", "/bin/busybox", "/bin/true"];
     PROGRAMS.into_iter().find_map(|program| {
-        let mut header = [0; 20];
-        let mut file = root.open(program).ok()?;
-        std::io::Read::read_exact(&mut file, &mut header).ok()?;
-        elf_architecture(&header).map(str::to_owned)
+        let header = root.start(program, 20).ok()??;
+        elf_architecture(header.as_slice().try_into().ok()?).map(str::to_owned)
     })
 }
 
@@ -187,8 +188,7 @@ fn elf_architecture(header: &[u8; 20]) -> Option<&'static str> {
 
 /// What else stands there, by its magic.
 fn other_filesystem(disk: &dyn ReadAt, offset: u64, length: u64) -> Option<&'static str> {
-    const MAGICS: [(u64, &[u8], &str); 6] = [
-        (0, b"XFSB", "an XFS"),
+    const MAGICS: [(u64, &[u8], &str); 5] = [
         (65_600, b"_BHRfS_M", "a Btrfs"),
         (0, b"LUKS\xba\xbe", "an encrypted volume (LUKS)"),
         (512, b"LABELONE", "a physical volume (LVM)"),

@@ -48,7 +48,7 @@ const SSH_SERVERS: [&str; 4] = ["/usr/sbin/sshd", "/usr/bin/sshd", "/usr/sbin/dr
 const AGENT: &str = "/etc/systemd/system/multi-user.target.wants/keepstate-agent.service";
 
 /// Reads it all but the programs of firmware, which stand on another filesystem.
-pub(super) fn read(root: &impl Files, facts: &Facts) -> Result<Setup, String> {
+pub(super) fn read(root: &(impl Files + ?Sized), facts: &Facts) -> Result<Setup, String> {
     let mut cloud_agents = Vec::new();
     for (name, path) in CLOUD_AGENTS {
         if root.has(path)? {
@@ -72,7 +72,7 @@ pub(super) fn read(root: &impl Files, facts: &Facts) -> Result<Setup, String> {
     })
 }
 
-fn all_formats(root: &impl Files, facts: &Facts) -> Result<Vec<Formats>, String> {
+fn all_formats(root: &(impl Files + ?Sized), facts: &Facts) -> Result<Vec<Formats>, String> {
     let mut found = Vec::new();
     let mut paths: Vec<String> = SINGLE.map(str::to_owned).to_vec();
     for (folder, ending) in FOLDERS {
@@ -103,14 +103,14 @@ fn all_formats(root: &impl Files, facts: &Facts) -> Result<Vec<Formats>, String>
 }
 
 /// Paths of a directory's entries whose names end so.
-fn entries(root: &impl Files, folder: &str, ending: &str) -> Result<Vec<String>, String> {
+fn entries(root: &(impl Files + ?Sized), folder: &str, ending: &str) -> Result<Vec<String>, String> {
     let names = root.names(folder)?;
     let names = names.iter().filter(|name| name.ends_with(ending)).take(ENTRIES_MAX);
     Ok(names.map(|name| format!("{folder}/{name}")).collect())
 }
 
 /// Scripts of sysvinit that no package brought: those of packages speak of formatting without doing it.
-fn own_init_scripts(root: &impl Files) -> Result<Vec<String>, String> {
+fn own_init_scripts(root: &(impl Files + ?Sized)) -> Result<Vec<String>, String> {
     const STATUS_BYTES_MAX: usize = 64 << 20;
     let scripts = entries(root, "/etc/init.d", "")?;
     let status = root.script("/var/lib/dpkg/status", STATUS_BYTES_MAX)?.unwrap_or_default();
@@ -137,7 +137,7 @@ fn started(path: &str, text: &str) -> Vec<String> {
     paths
 }
 
-fn authorized_keys(root: &impl Files) -> Result<Vec<String>, String> {
+fn authorized_keys(root: &(impl Files + ?Sized)) -> Result<Vec<String>, String> {
     let mut paths = vec!["/root/.ssh/authorized_keys".to_owned(), "/root/.ssh/authorized_keys2".to_owned()];
     for home in root.names("/home")?.iter().take(ENTRIES_MAX) {
         paths.push(format!("/home/{home}/.ssh/authorized_keys"));
@@ -182,7 +182,7 @@ fn passwords(shadow: &str) -> Vec<String> {
 }
 
 /// Drop-ins of a console's unit that log somebody in unasked.
-fn open_consoles(root: &impl Files) -> Result<Vec<String>, String> {
+fn open_consoles(root: &(impl Files + ?Sized)) -> Result<Vec<String>, String> {
     let mut found = Vec::new();
     for folder in
         root.names("/etc/systemd/system")?.iter().filter(|name| name.contains("getty") && name.ends_with("service.d"))
@@ -196,7 +196,7 @@ fn open_consoles(root: &impl Files) -> Result<Vec<String>, String> {
     Ok(found)
 }
 
-fn kernels(root: &impl Files) -> Result<Programs, String> {
+fn kernels(root: &(impl Files + ?Sized)) -> Result<Programs, String> {
     let mut programs = Programs::default();
     for name in root.names("/boot")?.into_iter().filter(|name| name.starts_with("vmlinuz")) {
         let path = format!("/boot/{name}");

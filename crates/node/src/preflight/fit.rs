@@ -115,7 +115,7 @@ pub(super) fn operators(facts: &Facts<'_>) -> Verdict {
 
 /// Much of what follows is asked of the image: where it says nothing, nothing is known.
 pub(super) fn image_facts(facts: &Facts<'_>) -> Verdict {
-    let remedy = "pack it again with this release, from a disk whose root is an ext4";
+    let remedy = "pack it again with this release, from a disk whose root is an ext4 or an XFS";
     match &facts.manifest.facts {
         None => refused("the image says nothing of its root filesystem", remedy),
         Some(image) if image.setup.is_none() => refused("the image does not say what happens when it boots", remedy),

@@ -3,8 +3,10 @@
 use std::ffi::CString;
 use std::io;
 use std::path::Path;
+use std::thread;
 
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::thread::UnshareFlags;
 
 /// How something is mounted. The default: readable, writable, executable, with device nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +83,23 @@ pub fn detach(target: &Path) -> io::Result<()> {
 /// Refused while the root is the kernel's own initramfs.
 pub fn pivot_root(new_root: &Path, old_root: &Path) -> io::Result<()> {
     Ok(rustix::process::pivot_root(new_root, old_root)?)
+}
+
+/// Runs `work` in a thread of its own, where what is mounted is seen by nobody else, and gone with the thread or this
+/// process, however they end. Programs that `work` starts see it too.
+#[allow(unsafe_code, reason = "the library cannot know what else is unshared")]
+pub fn alone<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let apart = || {
+        // SAFETY: only mounts (and with them root and working directory) are unshared, of a thread that nobody else
+        // knows of; no descriptor table is.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS)? };
+        make_private(Path::new("/"))?;
+        Ok(work())
+    };
+    thread::scope(|scope| match thread::Builder::new().spawn_scoped(scope, apart)?.join() {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
 }
 
 #[cfg(test)]

@@ -196,7 +196,7 @@ fn is_same(volume: &Volume, wanted: &Node, old: &Node) -> io::Result<bool> {
     else {
         return Ok(false);
     };
-    have_equal_bytes(&mut *content.open()?, &mut volume.open_file(*number)?)
+    have_equal_bytes(&mut *content.open()?, &mut volume.open_file(u32::try_from(*number).map_err(io::Error::other)?)?)
 }
 
 /// Whether two readers give the same bytes.
@@ -266,4 +266,4 @@ pub(super) fn open_to_read(path: &Path, part: Extent) -> io::Result<Volume> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

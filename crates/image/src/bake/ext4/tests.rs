@@ -4,8 +4,8 @@ use std::os::unix::fs::FileExt;
 
 use proptest::prelude::*;
 
-use super::super::readback;
 use super::super::tree::Attributes;
+use super::super::{Filesystem, readback};
 use super::*;
 
 const PART: Extent = Extent { offset: 1 << 20, length: 24 << 20 };
@@ -32,7 +32,7 @@ impl Bench {
     }
 
     fn compare(&self, tree: &Tree) -> Result<()> {
-        readback::compare(&self.room.file(DISK), PART, tree)
+        readback::compare(&self.room.file(DISK), PART, Filesystem::Ext4, tree)
     }
 
     fn filled(tree: &Tree) -> Self {
@@ -58,14 +58,14 @@ impl Bench {
     }
 }
 
-fn tree() -> Tree {
+pub(in crate::bake) fn tree() -> Tree {
     let mut tree = Tree::default();
     tree.put(PathBuf::new(), Node::directory(0o755, 100));
     tree.put("lost+found".into(), Node::directory(0o700, 100));
     tree
 }
 
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(in crate::bake) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
@@ -80,7 +80,7 @@ fn of_kind(kind: Kind) -> Node {
 }
 
 /// What is hard about files, each once.
-fn hard_tree() -> Tree {
+pub(in crate::bake) fn hard_tree() -> Tree {
     let mut tree = tree();
     tree.put("d".into(), Node { user: 70_000, group: 70_001, ..Node::directory(0o2775, 1 << 32) });
     let odd: [&[u8]; 12] = [
@@ -248,11 +248,8 @@ fn nothing_of_what_was_removed_stays_on_the_disk() {
     assert!(!is_there(&bench.bytes()));
 }
 
-#[test]
-#[ignore = "needs e2fsprogs: run by ./test"]
-fn reading_back_finds_every_difference() {
-    let right = hard_tree();
-    let bench = Bench::filled(&right);
+/// Trees that differ from the hard one, each in one thing, and what is said of it.
+pub(in crate::bake) fn differences(right: &Tree) -> Vec<(&'static str, Tree)> {
     let put = |path: &str, node: Node| {
         let mut tree = right.clone();
         tree.put(path.into(), node);
@@ -266,7 +263,7 @@ fn reading_back_finds_every_difference() {
     joined.link("capable".into(), right.id(Path::new("attributes")).unwrap());
     let mut changed = noise(9, 1 << 20);
     changed[777_777] ^= 1;
-    let wrong = [
+    vec![
         ("is missing", put("new", Node::directory(0o755, 1))),
         ("should not be there", tree()),
         ("another mode", put("holes", Node { mode: 0o601, ..of("holes") })),
@@ -280,8 +277,15 @@ fn reading_back_finds_every_difference() {
         ("leads elsewhere", put("link-1", of_kind(Kind::Symlink(vec![b'y'; 59])))),
         ("a hard link", unlinked),
         ("a hard link", joined),
-    ];
-    for (why, tree) in wrong {
+    ]
+}
+
+#[test]
+#[ignore = "needs e2fsprogs: run by ./test"]
+fn reading_back_finds_every_difference() {
+    let right = hard_tree();
+    let bench = Bench::filled(&right);
+    for (why, tree) in differences(&right) {
         let error = bench.compare(&tree).unwrap_err().to_string();
         assert!(error.contains(why), "not {why}: {error}");
     }

@@ -46,7 +46,7 @@ impl Volume {
         let properties = inode.properties();
         let kind = match (inode.kind(), properties.device) {
             (KIND_DIRECTORY, _) => Kind::Directory,
-            (KIND_FILE, _) => Kind::File { size: inode.size(), content: Content::Inode(inode.number) },
+            (KIND_FILE, _) => Kind::File { size: inode.size(), content: Content::Inode(inode.number.into()) },
             (KIND_SYMLINK, _) => Kind::Symlink(self.target(inode)?),
             (KIND_FIFO, _) => Kind::Fifo,
             (kind @ (KIND_BLOCK | KIND_CHARACTER), Some((major, minor))) => {

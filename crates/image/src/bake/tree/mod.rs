@@ -60,7 +60,7 @@ pub(super) enum Content {
     /// Here.
     Bytes(Arc<[u8]>),
     /// In this inode of the filesystem that the tree was read from.
-    Inode(u32),
+    Inode(u64),
 }
 
 impl Content {
@@ -205,6 +205,13 @@ impl Tree {
         }
     }
 
+    /// Gives all symbolic links the mode that Linux shows for any.
+    pub(super) fn open_symlinks(&mut self) {
+        for node in self.nodes.iter_mut().filter(|node| matches!(node.kind, Kind::Symlink(_))) {
+            node.mode = 0o777;
+        }
+    }
+
     /// Bytes of files and directories, in blocks of `block` bytes: a fair guess of what a filesystem needs for them.
     pub(super) fn bytes(&self, block: u64) -> u64 {
         let content = self.nodes.iter().map(|node| match &node.kind {
@@ -265,10 +272,12 @@ fn text(hasher: &mut blake3::Hasher, bytes: &[u8]) {
     hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
 }
 
-/// Attributes that belong to the file and not to how this machine keeps it.
+/// Attributes that belong to the file and not to how this machine keeps it: XFS shows its access control lists twice.
 fn is_carried(name: &[u8]) -> bool {
     let kinds: [&[u8]; 4] = [b"user.", b"security.", b"trusted.", b"system.posix_acl_"];
-    kinds.iter().any(|kind| name.starts_with(kind)) && !name.starts_with(b"trusted.overlay.")
+    kinds.iter().any(|kind| name.starts_with(kind))
+        && !name.starts_with(b"trusted.overlay.")
+        && !name.starts_with(b"trusted.SGI_ACL_")
 }
 
 #[cfg(test)]

@@ -18,9 +18,10 @@ use crate::output::Output;
 ///
 /// ROOT is a directory, or a tarball of one (.tar, .zst, .gz, .xz, .lz4; what it is, is told by its content), such as
 /// mmdebstrap makes or a container is exported to. The disk is a raw file with a GPT, a BIOS boot partition, an EFI
-/// system partition and an ext4 root. It boots by GRUB, which is installed from this machine's packages; where the tree
-/// has no /boot/grub/grub.cfg and no lines in /etc/fstab, they are written. Nothing is mounted; a tarball needs no
-/// privileges. The same input gives the same bytes, if the programs used are the same.
+/// system partition and an ext4 or XFS root. It boots by GRUB, which is installed from this machine's packages; where the tree
+/// has no /boot/grub/grub.cfg and no lines in /etc/fstab, they are written. With an ext4 root nothing is mounted, a tarball
+/// needs no privileges, and the same input gives the same bytes, if the programs used are the same. An XFS root has 300 MiB
+/// or more and is filled by this machine's kernel: that needs root, and gives the same files, but not the same bytes.
 #[derive(clap::Args, Debug)]
 #[command(
     disable_version_flag = true,
@@ -28,10 +29,11 @@ use crate::output::Output;
 Examples:
   keepstate image bake debian.tar.zst -o v1.raw --reserve 512M --cmdline \"console=ttyS0\"
   keepstate image bake rootfs/ -o v2.raw --onto v1.raw
+  sudo keepstate image bake debian.tar.zst -o v1.raw --filesystem xfs
   keepstate image pack v2.raw -o out --name debian --version 2 --sign ci.key
 
 With --onto, files that did not change stay in the blocks where the previous disk has them, so that nodes which run it
-need to fetch only what changed. Free space is always zero: nothing of the previous disk stays behind.
+need to fetch only what changed; this needs ext4. Free space is always zero: nothing of the previous disk stays behind.
 
 With --reserve, the disk made is the beginning of a larger one: its partition table has a partition \"keepstate\" behind the
 image's end, which no flash touches and no root grows over. `place = \"behind\"` in node.toml uses it. The next image for the
@@ -56,7 +58,7 @@ pub(crate) struct Args {
     /// What the kernel is told besides its root, such as "console=ttyS0"
     #[arg(long, value_name = "TEXT", default_value = "")]
     cmdline: String,
-    /// The root filesystem's label
+    /// The root filesystem's label: at most 16 bytes for ext4, 12 for XFS
     #[arg(long, value_name = "NAME", default_value = "root")]
     label: String,
     /// Build onto this disk, which was baked before: what did not change stays where it is
@@ -75,8 +77,10 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Filesystem {
-    /// What GRUB, Linux and this program read
+    /// Made without privileges; the same tree gives the same bytes
     Ext4,
+    /// Filled by this machine's kernel: needs root and xfsprogs, and is equal file by file, not byte by byte
+    Xfs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -109,10 +113,13 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
 }
 
 fn options(args: &Args) -> Result<Options> {
-    let Filesystem::Ext4 = args.filesystem;
     let agent = args.with_agent.then(std::env::current_exe).transpose().context("looking for this program's file")?;
     Ok(Options {
         size: args.size,
+        filesystem: match args.filesystem {
+            Filesystem::Ext4 => bake::Filesystem::Ext4,
+            Filesystem::Xfs => bake::Filesystem::Xfs,
+        },
         bios: args.boot.contains(&Firmware::Bios),
         uefi: args.boot.contains(&Firmware::Uefi),
         cmdline: args.cmdline.clone(),
@@ -131,12 +138,13 @@ fn text(baked: &Baked, is_onto: bool, elapsed: Duration) -> String {
     });
     let name = baked.facts.as_ref().and_then(|facts| facts.os_release.get("PRETTY_NAME"));
     let mut text = format!(
-        "{} is baked\n  disk         {}, {} used; {elapsed:.1?}\n  boots        {} by {}\n  root         ext4 {}\n",
+        "{} is baked\n  disk         {}, {} used; {elapsed:.1?}\n  boots        {} by {}\n  root         {} {}\n",
         baked.disk.display(),
         HumanBytes(baked.size),
         HumanBytes(baked.used),
         name.map_or("an OS", String::as_str),
         modes.collect::<Vec<_>>().join(" and "),
+        baked.filesystem_kind.name(),
         baked.filesystem,
     );
     let mut line = |key: &str, value: &str| {

@@ -67,7 +67,7 @@ impl Node {
             boot_mode: machine.boot_mode(),
             firmware: firmware::read(machine),
             architecture: std::env::consts::ARCH,
-            way_in: self.entrance().map_err(|error| chain(&error)).and_then(|way| way.seen()),
+            way_in: self.entrance(Some(manifest)).map_err(|error| chain(&error)).and_then(|way| way.seen()),
             operators: Operators::collect(&self.config.imager, machine.root()),
             data_owners: self.config.data.iter().flat_map(|path| owners::of(machine, path)).collect(),
             user_data: user_data::formats(machine),
