@@ -23,12 +23,11 @@ impl Node {
         let there = place.ancestors().find(|path| machine.path(path).exists()).unwrap_or(Path::new("/"));
         let cannot = |what: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", what.display());
         let to_be_made = self.config.place.ground().map_err(|error| chain(&error))?.filter(|ground| !ground.is_made());
-        let available = match to_be_made {
-            Some(ground) => ground.size() / 100 * MADE_PERCENT,
-            None => {
-                let room = rustix::fs::statvfs(machine.path(there)).map_err(|why| cannot(there, &why))?;
-                room.f_bavail * room.f_frsize
-            }
+        let available = if let Some(ground) = to_be_made {
+            ground.size() / 100 * MADE_PERCENT
+        } else {
+            let room = rustix::fs::statvfs(machine.path(there)).map_err(|why| cannot(there, &why))?;
+            room.f_bavail * room.f_frsize
         };
         let kept = bytes_of(&machine.path(self.place.undo())) + bytes_of(&machine.path(self.place.stage()));
         let mut root_used = 0;
