@@ -19,7 +19,7 @@ use crate::view::ReadAt;
 
 pub(crate) use inode::{Inode, Kind};
 
-/// Features by their bits in the superblock (the kernel's fs/xfs/libxfs/xfs_format.h). What is incompatible and not known
+/// Features by their bits in the superblock (the kernel's `fs/xfs/libxfs/xfs_format.h`). What is incompatible and not known
 /// may mean that nothing stands where it is looked for.
 const INCOMPATIBLE_FILE_TYPES: u32 = 0x1;
 const INCOMPATIBLE_SPARSE_INODES: u32 = 0x2;
