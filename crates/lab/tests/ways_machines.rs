@@ -212,7 +212,7 @@ fn a_sysvinit_system_is_upgraded_by_a_grub_entry_and_comes_back() {
 fn a_system_on_xfs_is_upgraded_to_another_by_takeover_and_by_a_grub_entry() {
     let versions = Versions::make_on("xfs", "512M", "", "", &with_agent().more);
     for (name, entry, says) in [
-        ("ways-xfs", "takeover", "on the old OS's kernel"),
+        ("ways-xfs", "takeover", "is PID 1, called to restart"),
         ("ways-xfs-grub", "boot-entry", "on a fresh kernel, by BootEntry"),
     ] {
         let mut machine = versions.machine(name, |machine| machine, &format!("entry = \"{entry}\""));

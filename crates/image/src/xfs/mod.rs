@@ -19,7 +19,7 @@ use crate::view::ReadAt;
 
 pub(crate) use inode::{Inode, Kind};
 
-/// Features by their bits in the superblock (the kernel's fs/xfs/libxfs/xfs_format.h). What is incompatible and not known
+/// Features by their bits in the superblock (the kernel's `fs/xfs/libxfs/xfs_format.h`). What is incompatible and not known
 /// may mean that nothing stands where it is looked for.
 const INCOMPATIBLE_FILE_TYPES: u32 = 0x1;
 const INCOMPATIBLE_SPARSE_INODES: u32 = 0x2;
@@ -31,7 +31,7 @@ const INCOMPATIBLE_EXCHANGE_RANGE: u32 = 0x40;
 const INCOMPATIBLE_PARENTS: u32 = 0x80;
 const INCOMPATIBLE_KNOWN: u32 =
     GRUB_READS | INCOMPATIBLE_LARGE_EXTENT_COUNTS | INCOMPATIBLE_EXCHANGE_RANGE | INCOMPATIBLE_PARENTS;
-/// Those that GRUB 2.06 reads (its grub-core/fs/xfs.c; Debian 12 has it).
+/// Those that GRUB 2.06 reads (its `grub-core/fs/xfs.c`; Debian 12 has it).
 pub(crate) const GRUB_READS: u32 =
     INCOMPATIBLE_FILE_TYPES | INCOMPATIBLE_SPARSE_INODES | INCOMPATIBLE_META_UUID | INCOMPATIBLE_BIG_TIME;
 

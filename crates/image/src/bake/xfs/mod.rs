@@ -1,7 +1,7 @@
 //! The root filesystem as an XFS: made empty by mkfs.xfs, filled by this machine's kernel.
 //!
 //! Ways without mounting were tried and left. A protofile of mkfs.xfs (`-p`) knows neither extended attributes nor hard
-//! links, times, and names with blanks; xfs_db changes what is there, and makes no files. So this needs root, and a kernel
+//! links, times, and names with blanks; `xfs_db` changes what is there, and makes no files. So this needs root, and a kernel
 //! with XFS and loop devices. What the kernel puts into it besides (times of change, generations, its log) is of the day.
 //!
 //! The filesystem is mounted where nobody else sees it, and is gone when this process is, however it ends.

@@ -1,4 +1,4 @@
-//! Filesystems made by mkfs.xfs, filled by the kernel, looked at by xfs_repair, and read by our own reader.
+//! Filesystems made by mkfs.xfs, filled by the kernel, looked at by `xfs_repair`, and read by our own reader.
 
 use std::collections::BTreeSet;
 
