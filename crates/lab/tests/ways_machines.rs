@@ -44,7 +44,7 @@ fn a_sysvinit_system_is_upgraded_by_a_grub_entry_and_comes_back() {
 fn a_system_on_xfs_is_upgraded_to_another_by_takeover_and_by_a_grub_entry() {
     let pair = Pair { filesystem: "xfs", size: "512M", ..Pair::default() };
     for (name, entry, says) in [
-        ("ways-xfs", "takeover", "on the old OS's kernel"),
+        ("ways-xfs", "takeover", "is PID 1, called to restart"),
         ("ways-xfs-grub", "boot-entry", "on a fresh kernel, by BootEntry"),
     ] {
         let mut node = Tiny::start(&pair, name, |machine| machine, &format!("entry = \"{entry}\"")).expect("a machine");
