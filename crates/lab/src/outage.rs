@@ -50,7 +50,9 @@ fn upgrade(server: &mut Server, exit: &str) -> Result<(f64, String)> {
     server.node("prepare", 2)?;
     let command = format!("{} --yes", server.versions.command("upgrade", 2));
     let upgrade = server.through_a_restart(&command)?.as_secs_f64();
-    let status = server.status("passed its trial")?;
+    server.status("passed its trial")?;
+    // Its account comes last.
+    let status = server.status(" outage ")?;
     let parts = status.lines().find(|line| line.contains(" outage ")).unwrap_or_default().trim().to_owned();
     server.through_a_restart("keepstate node rollback --yes")?;
     server.status("rolled back")?;
