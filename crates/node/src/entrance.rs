@@ -53,8 +53,8 @@ pub struct Entrance {
 
 impl Entrance {
     /// Looks at every way. `wanted` is the only one that may be gone; `place` the directory that the imager mounts;
-    /// `loops` whether it does so through a loop device; `root` what the image's root filesystem is; `working_bytes` what the imager needs of memory while it works. Changes
-    /// nothing.
+    /// `loops` whether it does so through a loop device; `root` what the image's root filesystem is; `working_bytes` what the
+    /// imager needs of memory while it works. Changes nothing.
     pub fn look(
         wanted: Option<Entry>,
         place: &Path,

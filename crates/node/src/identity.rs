@@ -120,8 +120,8 @@ pub struct Bundle {
 }
 
 /// Collects what is to be kept of the root at `root`. With the agent's own files goes `origin`, what the new root is told of
-/// the place.
-pub fn collect(settings: &Settings, root: &Path, origin: &[u8]) -> io::Result<Bundle> {
+/// the place, if it is to be told.
+pub fn collect(settings: &Settings, root: &Path, origin: Option<&[u8]>) -> io::Result<Bundle> {
     let policy = policy(settings, root);
     let mut paths = Vec::new();
     for (item, patterns) in ITEMS {
@@ -134,8 +134,8 @@ pub fn collect(settings: &Settings, root: &Path, origin: &[u8]) -> io::Result<Bu
     for path in paths {
         collector.add(&path)?;
     }
-    let has_agent = settings.choice(Item::Agent, policy) == Choice::Keep;
-    if has_agent {
+    let origin = origin.filter(|_| settings.choice(Item::Agent, policy) == Choice::Keep);
+    if let Some(origin) = origin {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o600);
         header.set_uid(0);
@@ -144,7 +144,7 @@ pub fn collect(settings: &Settings, root: &Path, origin: &[u8]) -> io::Result<Bu
         header.set_size(origin.len() as u64);
         collector.archive.append_data(&mut header, origin::PATH, origin)?;
     }
-    if has_agent || !collector.bundle.files.is_empty() {
+    if origin.is_some() || !collector.bundle.files.is_empty() {
         collector.bundle.archive = collector.archive.into_inner()?;
     }
     Ok(collector.bundle)
@@ -303,7 +303,7 @@ mod tests {
 
     fn collected(settings: &str, root: &Path) -> Vec<String> {
         let settings: Settings = toml::from_str(settings).unwrap();
-        let bundle = collect(&settings, root, b"{}").unwrap();
+        let bundle = collect(&settings, root, Some(b"{}")).unwrap();
         bundle.files.iter().map(|path| path.display().to_string()).collect()
     }
 
@@ -364,7 +364,7 @@ mod tests {
         for table in ["etc/passwd", "etc/group"] {
             fs::copy(Path::new("/").join(table), root.path().join(table)).unwrap();
         }
-        let bundle = collect(&settings, root.path(), b"{}").unwrap();
+        let bundle = collect(&settings, root.path(), Some(b"{}")).unwrap();
         let new = tempfile::tempdir().unwrap();
         fs::create_dir(new.path().join("etc")).unwrap();
         for table in ["etc/passwd", "etc/group"] {
@@ -385,7 +385,7 @@ mod tests {
     #[test]
     fn a_file_that_is_named_and_missing_is_an_error_that_names_it() {
         let settings = Settings { files: vec!["/srv/none".into()], ..Settings::default() };
-        assert!(collect(&settings, node().path(), b"{}").unwrap_err().to_string().contains("/srv/none"));
+        assert!(collect(&settings, node().path(), Some(b"{}")).unwrap_err().to_string().contains("/srv/none"));
         let relative = Settings { files: vec!["srv/own".into()], ..Settings::default() };
         assert!(relative.wrong().unwrap().contains("absolute"));
         assert_eq!(settings.wrong(), None);

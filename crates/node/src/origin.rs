@@ -11,10 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flash::target::filesystem_device;
-use imager::mounts::PLACE as AT;
+use imager::Job;
+use imager::mounts::{self, PLACE as AT};
 use imager::worker::chain;
 use serde::{Deserialize, Serialize};
-use sys::kernel::{self, Flags};
 
 use crate::error::{Error, Result};
 use crate::machine::Machine;
@@ -29,8 +29,6 @@ const FORMAT: u32 = 1;
 const APPEARS_WITHIN: Duration = Duration::from_secs(30);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Nothing on it is run.
-const FLAGS: Flags = Flags { read_only: false, no_execution: true, no_devices: true, no_set_user: true };
 
 /// Where the place is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,11 +46,12 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// Of the upgrade `upgrade`, with the place as the imager finds it.
-    pub(crate) fn of(upgrade: &str, place: &Place, mountinfo: &str) -> Result<Self> {
-        let (mount, there) = place.in_imager(mountinfo, None)?;
-        let directory = there.directory().strip_prefix(&mount.at).unwrap_or(there.directory()).to_owned();
-        Ok(Self { format: FORMAT, upgrade: upgrade.into(), uuid: mount.uuid, kind: mount.kind, directory })
+    /// Of the place as the imager finds it by this job; nothing, if the job mounts none.
+    pub(crate) fn of(job: &Job) -> Option<Self> {
+        let mut mounts = job.mounts.iter();
+        let (mount, directory) = mounts.find_map(|mount| Some((mount, job.results.strip_prefix(&mount.at).ok()?)))?;
+        let (upgrade, directory) = (job.upgrade.clone(), directory.to_owned());
+        Some(Self { format: FORMAT, upgrade, uuid: mount.uuid.clone(), kind: mount.kind.clone(), directory })
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
@@ -97,9 +96,7 @@ impl Origin {
                 Err(error) => return Err(chain(&error)),
             }
         };
-        let at = machine.path(AT);
-        let mounted = fs::create_dir_all(&at)
-            .and_then(|()| kernel::mount(&self.kind, &device.display().to_string(), &at, FLAGS, ""));
+        let mounted = mounts::mount(&device, &self.kind, &machine.path(AT));
         mounted.map_err(|error| format!("mounting {} at {AT}: {error}", device.display()))?;
         let missing = || format!("{} has no upgrade in {}", device.display(), self.directory.display());
         self.here(machine).ok_or_else(missing)
@@ -177,6 +174,18 @@ mod tests {
     fn put_record(place: &Path) {
         fs::create_dir_all(place).unwrap();
         fs::write(Place::at(place).record(), "{}").unwrap();
+    }
+
+    #[test]
+    fn what_a_new_root_is_told_is_what_the_imager_is_told() {
+        let job = serde_json::json!({
+            "format": 1, "upgrade": "7", "task": "flash", "disk": flash::target::DiskIdentity::default(),
+            "manifest": model::Digest([3; 32]), "stage": "/place/keepstate/stage", "results": "/place/keepstate",
+            "mounts": [{ "uuid": "u", "kind": "ext4", "at": "/place" }], "deadline_seconds": 600,
+        });
+        let job: Job = serde_json::from_value(job).unwrap();
+        assert_eq!(Origin::of(&job), Some(origin()));
+        assert_eq!(Origin::of(&Job { mounts: Vec::new(), ..job }), None);
     }
 
     #[test]

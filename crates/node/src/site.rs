@@ -15,18 +15,15 @@ use std::time::{Duration, Instant};
 
 use flash::target::{Demands, DiskName, Filesystem, Kind, Occupant, Target};
 use image::layout::RESERVE_NAME;
-use imager::mounts::PLACE;
+use imager::mounts::{self, PLACE};
 use rustix::fs::Advice;
 use serde::Deserialize;
-use sys::kernel::{self, Flags};
 use sys::mountinfo;
 
 use crate::error::{Error, Result};
 
 /// The filesystem that is made, as the kernel calls it.
 const KIND: &str = "ext4";
-/// How it is mounted: nothing of it is run.
-const FLAGS: Flags = Flags { read_only: false, no_execution: true, no_devices: true, no_set_user: true };
 /// How long another who is mounting it may take: a journal may have to be replayed.
 const MOUNTED_WITHIN: Duration = Duration::from_secs(10);
 /// Between two looks at whether he has done it.
@@ -247,12 +244,9 @@ fn is_mounted(target: &Target) -> Result<bool> {
 }
 
 fn mount(target: &Target) -> Result<()> {
-    let at = Path::new(PLACE);
-    fs::create_dir_all(at).map_err(failed("making", at))?;
-    let device = target.path.display().to_string();
     let begin = Instant::now();
     loop {
-        match kernel::mount(KIND, &device, at, FLAGS, "") {
+        match mounts::mount(&target.path, KIND, Path::new(PLACE)) {
             // Another of our commands may be mounting it at this moment: the trial does so while somebody asks for the status.
             Err(error) if error.kind() == ErrorKind::ResourceBusy && begin.elapsed() < MOUNTED_WITHIN => {
                 if is_mounted(target)? {

@@ -33,12 +33,16 @@ pub enum Stage {
     Ram,
 }
 
-/// What the stage of an image takes at most, bytes: its content as LZ4 leaves it, and its documents.
-///
-/// LZ4 is taken to leave half as much again as the payload's codec does: a guess, on the large side.
+/// What an image's content takes at most as LZ4 leaves it, bytes, of which `used` are no zeros and the payload's codec leaves
+/// `compressed`. LZ4 is taken to leave half as much again as that does: a guess, on the large side.
+pub(crate) fn content_most(compressed: u64, used: u64) -> u64 {
+    (compressed / 2).saturating_mul(3).min(used)
+}
+
+/// What the stage of an image takes at most, bytes: its content, and its documents.
 pub fn bytes_most(opened: &Opened) -> Result<u64, image::open::Error> {
     let manifest = opened.image.manifest();
-    let content = (manifest.payload.size / 2).saturating_mul(3).min(opened.image.used_bytes()?);
+    let content = content_most(manifest.payload.size, opened.image.used_bytes()?);
     Ok(content.saturating_add(manifest.chunk_table.size).saturating_add(manifest.block_table.size))
 }
 

@@ -1,6 +1,5 @@
 //! From an image to the imager: preflight, prepare, drain, quiesce, arm, enter.
 
-use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
@@ -61,17 +60,14 @@ impl Under {
     }
 
     fn given(&self) -> Result<enter::Given> {
-        let (place, environment) = (&self.node.place, environment::here());
-        environment::remember(&environment, &place.environment())?;
+        let environment = environment::here();
+        environment::remember(&environment, &self.node.place.environment())?;
         let entry = self.entrance.entry()?;
         let operators = Operators::collect(&self.node.config.imager, Path::new("/"));
         let job = enter::job(Task::Flash, entry, &self.record, &self.node, environment, &operators)?;
-        let table = "/proc/self/mountinfo";
-        let table =
-            fs::read_to_string(table).map_err(|source| Error::File { doing: "reading", path: table.into(), source })?;
-        let origin = Origin::of(&self.record.id, place, &table)?.to_bytes();
-        let identity =
-            identity::collect(&self.node.config.identity, Path::new("/"), &origin).map_err(Error::Identity)?;
+        let origin = Origin::of(&job).map(|origin| origin.to_bytes());
+        let identity = identity::collect(&self.node.config.identity, Path::new("/"), origin.as_deref());
+        let identity = identity.map_err(Error::Identity)?;
         Ok(enter::Given { job, identity, operators })
     }
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{Facts, Verdict, fine, refused, unknown, warning};
+use crate::stage;
 
 /// What the place has, and what will go there. Bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +36,8 @@ impl Space {
             let shrunk = u128::from(bytes) * u128::from(self.image_compressed) / used;
             u64::try_from(shrunk).unwrap_or(u64::MAX).min(bytes)
         };
-        let stage = (self.image_compressed / 2).saturating_mul(3).min(self.image_used);
-        let stage = if self.is_staged_in_memory { 0 } else { stage };
+        let content = stage::content_most(self.image_compressed, self.image_used);
+        let stage = if self.is_staged_in_memory { 0 } else { content };
         let undo = (ratio(self.root_used) / 4).saturating_mul(5).min(self.root_used);
         self.planned.unwrap_or_else(|| self.least().saturating_add(stage).saturating_add(undo))
     }

@@ -50,7 +50,7 @@ impl Node {
         let disk = root_disk.as_ref().map_err(Clone::clone).and_then(|disk| root_disk::parts(machine, &disk.path));
         let program_size = fs::metadata(enter::PROGRAM).map_or(0, |data| data.len());
         // What cannot be collected is not carried; arming says why.
-        let carried = identity::collect(&self.config.identity, machine.root(), &[]).map(|bundle| bundle.files);
+        let carried = identity::collect(&self.config.identity, machine.root(), None).map(|bundle| bundle.files);
         let carried = carried
             .unwrap_or_default()
             .into_iter()

@@ -35,8 +35,6 @@ impl Node {
             let used = rustix::fs::statvfs(machine.path(point)).map_err(|why| cannot(point, &why))?;
             root_used += (used.f_blocks - used.f_bfree.min(used.f_blocks)) * used.f_frsize;
         }
-        let status = self.status().map_err(|error| error.to_string())?;
-        let is_same = status.upgrade.is_some_and(|upgrade| upgrade.manifest == opened.digest);
         Ok(Space {
             available: available + kept,
             image_used: opened.image.used_bytes().map_err(|error| error.to_string())?,
@@ -44,21 +42,24 @@ impl Node {
             documents: documents(opened),
             root_used,
             is_staged_in_memory: self.place.is_staged_in_memory(),
-            planned: (is_same && status.state == Some(State::Prepared)).then_some(kept),
+            planned: self.is_prepared_for(opened)?.then_some(kept),
         })
     }
-}
 
-impl Node {
+    /// Whether this very image is staged, and nothing was done since.
+    fn is_prepared_for(&self, opened: &Opened) -> Result<bool, String> {
+        let status = self.status().map_err(|error| error.to_string())?;
+        let is_same = status.upgrade.is_some_and(|upgrade| upgrade.manifest == opened.digest);
+        Ok(is_same && status.state == Some(State::Prepared))
+    }
+
     /// Memory that the stage takes besides what it has already.
     pub(super) fn memory_for_stage(&self, opened: &Opened) -> Result<u64, String> {
         if !self.place.is_staged_in_memory() {
             return Ok(0);
         }
         let has = bytes_of(&self.machine.path(self.place.content()));
-        let status = self.status().map_err(|error| error.to_string())?;
-        let is_same = status.upgrade.is_some_and(|upgrade| upgrade.manifest == opened.digest);
-        if has > 0 && is_same && status.state == Some(State::Prepared) {
+        if has > 0 && self.is_prepared_for(opened)? {
             return Ok(0);
         }
         Ok(stage::bytes_most(opened).map_err(|error| chain(&error))?.saturating_sub(has))
