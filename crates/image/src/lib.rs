@@ -7,6 +7,7 @@ pub mod codec;
 pub mod content;
 mod crc32c;
 pub mod digest;
+mod extents;
 pub mod facts;
 pub mod layout;
 pub mod open;

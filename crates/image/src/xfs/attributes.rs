@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::content::Run;
 use super::inode::{Format, Inode};
 use super::{Volume, be16, be32, broken, check};
+use crate::extents::Run;
 
 /// Attributes by their full names; values as `getxattr` gives them.
 pub(crate) type Attributes = BTreeMap<Vec<u8>, Vec<u8>>;

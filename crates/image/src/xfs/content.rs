@@ -1,9 +1,10 @@
 //! Where the bytes of a fork are, and those of a file.
 
-use std::io::{self, Read};
+use std::io;
 
 use super::inode::{Fork, Format, Inode};
 use super::{Volume, be16, be64, broken, check, part};
+use crate::extents::{Blocks, FileReader, Run};
 
 /// The tree of extents in blocks of its own: what stands before keys or records.
 const TREE_HEADER_BYTES: usize = 72;
@@ -16,31 +17,13 @@ const REMOTE_CHECKSUM: usize = 12;
 /// The longest target.
 const TARGET_BYTES_MAX: u64 = 1024;
 
-/// Blocks of a fork that lie one behind the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Run {
-    /// The first one's number within the fork.
-    pub(super) logical: u64,
-    /// The first one's number within the filesystem.
-    pub(super) physical: u64,
-    /// How many; not 0.
-    pub(super) count: u64,
-    is_written: bool,
-}
-
-impl Run {
-    /// Offset (54 bits), block (52) and count (21) in 16 bytes, behind the mark of what is allocated and not written.
-    fn new(record: &[u8]) -> io::Result<Self> {
-        let bits = u128::from_be_bytes(part(record, 0)?);
-        let field = |from: u32, length: u32| (bits >> from & ((1 << length) - 1)) as u64;
-        let run =
-            Self { logical: field(73, 54), physical: field(21, 52), count: field(0, 21), is_written: bits >> 127 == 0 };
-        if run.count == 0 { Err(broken("an extent has no length")) } else { Ok(run) }
-    }
-
-    pub(super) fn end(&self) -> u64 {
-        self.logical + self.count
-    }
+/// Offset (54 bits), block (52) and count (21) in 16 bytes, behind the mark of what is allocated and not written.
+fn run(record: &[u8]) -> io::Result<Run> {
+    let bits = u128::from_be_bytes(part(record, 0)?);
+    let field = |from: u32, length: u32| (bits >> from & ((1 << length) - 1)) as u64;
+    let run =
+        Run { logical: field(73, 54), physical: field(21, 52), count: field(0, 21), is_written: bits >> 127 == 0 };
+    if run.count == 0 { Err(broken("an extent has no length")) } else { Ok(run) }
 }
 
 impl Volume {
@@ -54,7 +37,7 @@ impl Volume {
                 let records = bytes.and_then(|bytes| fork.bytes.get(..bytes));
                 let records = records.ok_or_else(|| broken("an inode has more extents than room"))?;
                 for record in records.chunks_exact(RECORD_BYTES) {
-                    push(&mut runs, Run::new(record)?)?;
+                    push(&mut runs, run(record)?)?;
                 }
             }
             Format::Tree => {
@@ -90,16 +73,16 @@ impl Volume {
         }
         let records = bytes.get(TREE_HEADER_BYTES..TREE_HEADER_BYTES + usize::from(count) * RECORD_BYTES);
         for record in records.ok_or_else(wrong)?.chunks_exact(RECORD_BYTES) {
-            push(runs, Run::new(record)?)?;
+            push(runs, run(record)?)?;
         }
         Ok(())
     }
 
     /// A file's bytes.
-    pub(crate) fn read_file(&self, inode: &Inode) -> io::Result<FileReader<'_>> {
+    pub(crate) fn read_file(&self, inode: &Inode) -> io::Result<FileReader<'_, Self>> {
         let size = inode.size()?;
         let runs = self.runs(&inode.data()?)?;
-        Ok(FileReader { volume: self, runs, size, at: 0 })
+        Ok(FileReader::new(self, runs, size))
     }
 
     /// Where a symbolic link leads.
@@ -155,37 +138,13 @@ fn children(node: &[u8], header: usize, count: u16) -> io::Result<Vec<u64>> {
     (0..usize::from(count)).map(|number| be64(node, header + room * 8 + number * 8)).collect()
 }
 
-/// Reads a file by its extents; holes are zeros.
-pub(crate) struct FileReader<'a> {
-    volume: &'a Volume,
-    runs: Vec<Run>,
-    size: u64,
-    at: u64,
-}
+impl Blocks for Volume {
+    fn block_bytes(&self) -> u64 {
+        self.block_bytes
+    }
 
-impl Read for FileReader<'_> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let block_bytes = self.volume.block_bytes;
-        let block = self.at / block_bytes;
-        // The run that this block is in, or the next one.
-        let next = self.runs.partition_point(|run| run.end() <= block);
-        let (run, end) = match self.runs.get(next) {
-            Some(run) if run.logical <= block => (Some(run), run.end()),
-            Some(run) => (None, run.logical),
-            None => (None, self.size.div_ceil(block_bytes)),
-        };
-        let end = end.saturating_mul(block_bytes).min(self.size);
-        let length = end.saturating_sub(self.at).min(bytes.len() as u64) as usize;
-        let bytes = &mut bytes[..length];
-        match run {
-            Some(run) if run.is_written && length > 0 => {
-                let last = (self.at + length as u64 - 1) / block_bytes;
-                let place = self.volume.run_place(run.physical + (block - run.logical), last - block + 1)?;
-                self.volume.disk.read_at(place + self.at % block_bytes, bytes)?;
-            }
-            _ => bytes.fill(0),
-        }
-        self.at += length as u64;
-        Ok(length)
+    fn read_within(&self, first: u64, within: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let count = (within + bytes.len() as u64).div_ceil(self.block_bytes);
+        self.disk.read_at(self.run_place(first, count)? + within, bytes)
     }
 }

@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use super::inode::Inode;
 use super::volume::{BLOCK_BYTES, Volume, broken, u16_at, u32_at};
+use crate::extents::{Blocks, FileReader, Run};
 
 /// The inode has extents and no older map of blocks.
 const FLAG_EXTENTS: u32 = 0x8_0000;
@@ -12,18 +13,6 @@ const EXTENT_MAGIC: u16 = 0xf30a;
 const EXTENT_DEPTH_MAX: u16 = 5;
 /// Extents longer than this are allocated and not written: zeros.
 const EXTENT_WRITTEN_MAX: u16 = 32768;
-
-/// Blocks of a file that lie one behind the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Run {
-    /// The first one's number within the file.
-    pub(super) logical: u64,
-    /// The first one's number within the filesystem.
-    pub(super) physical: u64,
-    /// How many.
-    pub(super) count: u64,
-    is_written: bool,
-}
 
 impl Volume {
     /// Where a file's blocks are, in the file's order; what lies between is a hole.
@@ -34,7 +23,7 @@ impl Volume {
         let mut runs = Vec::new();
         self.collect(&inode.bytes[Inode::BLOCKS..Inode::BLOCKS + 60], EXTENT_DEPTH_MAX + 1, &mut runs)?;
         runs.sort_unstable_by_key(|run| run.logical);
-        let overlaps = |pair: &[Run]| pair[0].logical + pair[0].count > pair[1].logical;
+        let overlaps = |pair: &[Run]| pair[0].end() > pair[1].logical;
         if runs.windows(2).any(overlaps) {
             return Err(broken(format!("inode {} has extents that overlap", inode.number)));
         }
@@ -65,8 +54,8 @@ impl Volume {
     }
 
     /// A file's bytes.
-    pub(super) fn read_file(&self, inode: &Inode) -> io::Result<FileReader<'_>> {
-        Ok(FileReader { volume: self, runs: self.runs(inode)?, size: inode.size(), at: 0 })
+    pub(super) fn read_file(&self, inode: &Inode) -> io::Result<FileReader<'_, Self>> {
+        Ok(FileReader::new(self, self.runs(inode)?, inode.size()))
     }
 
     /// A directory's entries, its own and its parent's left out: name and inode number.
@@ -109,36 +98,12 @@ impl Volume {
     }
 }
 
-/// Reads a file by its extents; holes are zeros.
-#[derive(Debug)]
-pub(in crate::bake) struct FileReader<'a> {
-    volume: &'a Volume,
-    runs: Vec<Run>,
-    size: u64,
-    at: u64,
-}
+impl Blocks for Volume {
+    fn block_bytes(&self) -> u64 {
+        BLOCK_BYTES
+    }
 
-impl Read for FileReader<'_> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let block = self.at / BLOCK_BYTES;
-        // The run that this block is in, or the next one.
-        let next = self.runs.partition_point(|run| run.logical + run.count <= block);
-        let run = self.runs.get(next).filter(|run| run.logical <= block);
-        let end = match (run, self.runs.get(next)) {
-            (Some(run), _) => (run.logical + run.count) * BLOCK_BYTES,
-            (None, Some(next)) => next.logical * BLOCK_BYTES,
-            (None, None) => self.size,
-        };
-        let length = end.min(self.size).saturating_sub(self.at).min(bytes.len() as u64) as usize;
-        let bytes = &mut bytes[..length];
-        match run {
-            Some(run) if run.is_written => {
-                let within = self.at - run.logical * BLOCK_BYTES;
-                self.volume.read_at(run.physical + within / BLOCK_BYTES, within % BLOCK_BYTES, bytes)?;
-            }
-            _ => bytes.fill(0),
-        }
-        self.at += length as u64;
-        Ok(length)
+    fn read_within(&self, first: u64, within: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.read_at(first, within, bytes)
     }
 }

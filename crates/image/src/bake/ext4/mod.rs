@@ -22,6 +22,7 @@ use super::plan::{self, Plan};
 use super::script::{self, Sources, Unspeakable};
 use super::tool::{Room, Tool};
 use super::tree::{Content, Kind, Node, NodeId, Tree};
+use crate::extents::FileReader;
 use inode::Properties;
 
 pub(super) use free::clear;
@@ -219,7 +220,7 @@ pub(super) fn have_equal_bytes(one: &mut dyn Read, other: &mut dyn Read) -> io::
 
 impl Volume {
     /// Opens a file by its inode.
-    pub(super) fn open_file(&self, number: u32) -> io::Result<content::FileReader<'_>> {
+    pub(super) fn open_file(&self, number: u32) -> io::Result<FileReader<'_, Volume>> {
         self.read_file(&self.inode(number)?)
     }
 

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::super::tree::Attributes;
 use super::super::{Filesystem, readback};
 use super::*;
+use crate::extents::Run;
 
 const PART: Extent = Extent { offset: 1 << 20, length: 24 << 20 };
 const DISK: &str = "disk.raw";
@@ -50,7 +51,7 @@ impl Bench {
         fs::read(self.room.file(DISK)).unwrap()
     }
 
-    fn runs(&self, path: &str) -> Vec<content::Run> {
+    fn runs(&self, path: &str) -> Vec<Run> {
         let volume = self.volume();
         let stored = volume.tree().unwrap();
         let inode = stored.inodes[stored.tree.id(Path::new(path)).unwrap()];
