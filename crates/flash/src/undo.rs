@@ -102,7 +102,7 @@ pub(crate) fn differing(
     workers: usize,
 ) -> Result<ChunkSet> {
     let differing = Mutex::new(ChunkSet::new(geometry.disk_chunks()));
-    let records = Records { reader: Reader::new(medium, Purpose::Undo)?, kind: Kind::Digests, is_done: false };
+    let records = records(medium, Kind::Digests)?;
     // Later records replace earlier ones on the same chunks: they are few, and looked at in order, afterwards.
     let mut seen = ChunkSet::new(geometry.disk_chunks());
     let again = Mutex::new(Vec::new());
@@ -137,12 +137,17 @@ pub(crate) fn differing(
             } else {
                 differing.insert(index);
             }
-            watch.advance(range.end - range.start);
         }
         Ok(())
     };
     let buffer = || AlignedBuf::zeroed(geometry.chunk as usize);
-    work::for_each(workers, firsts, buffer, |buffer, digests| look(buffer, &digests))?;
+    work::for_each(workers, firsts, buffer, |buffer, digests| {
+        look(buffer, &digests)?;
+        // What is looked at once more afterwards was counted here.
+        let chunks = digests.first..digests.first + digests.digests.len() as u64;
+        watch.advance(chunks.map(|index| len(&geometry.on_disk(index)) as u64).sum());
+        Ok(())
+    })?;
     let mut own = buffer();
     for digests in again.into_inner().unwrap_or_else(PoisonError::into_inner) {
         look(&mut own, &digests)?;
@@ -229,22 +234,25 @@ impl Undo<'_> {
         }
         log.event(Event::UndoBegan)?;
 
-        let prover = Prover { disk: self.disk, counters };
-        turn(&prover, &meanwhile)?;
-        let sector_0 = Mutex::new(None);
+        let restoring = Restoring {
+            prover: Prover { disk: self.disk, counters },
+            left: Mutex::new(differing.clone()),
+            sector_0: Mutex::new(None),
+        };
+        let prover = &restoring.prover;
+        turn(prover, &meanwhile)?;
         let mut totals = (0, 0);
         for is_boot in [false, true] {
             let only = |chunk: u64| differing.contains(chunk) && boot_area.contains(chunk) == is_boot;
-            totals.0 += self.restore_logged(&prover, &old, &only, &sector_0)?;
+            totals.0 += self.restore_logged(&restoring, &old, &only)?;
             if let Some(image) = &image {
                 totals.1 += self.fetch_missing(image, &old.logged, &only, &|chunk, _, content, scratch| {
-                    self.put(&prover, geometry.on_disk(chunk).start, content, &sector_0, scratch)
+                    self.put(&restoring, chunk, content, scratch)
                 })?;
             }
             prover.flush()?;
         }
-        let held = sector_0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let held = held.ok_or_else(|| Error::Unusable { what: WHAT, why: "it lacks the disk's beginning".into() })?;
+        let held = restoring.all()?;
         prover.write(0, &held, &mut Prover::scratch())?;
         prover.flush()?;
         Ok((totals.0 - from_image, totals.1 + from_image))
@@ -265,23 +273,23 @@ impl Undo<'_> {
     /// Which chunks' old content the log holds.
     fn old_records(&self) -> Result<OldRecords> {
         let mut old = OldRecords { logged: ChunkSet::new(self.found.geometry.disk_chunks()), copies: HashMap::new() };
-        for record in self.records(Kind::Old)? {
-            let (chunk, _) = parse_content(&record?)?;
+        let none_wanted = |chunk| {
             if old.logged.contains(chunk) {
                 *old.copies.entry(chunk).or_insert(1) += 1;
             }
             old.logged.insert(chunk);
-        }
+            false
+        };
+        Reader::new(&*self.medium, Purpose::Undo)?.glancing().next_content(Kind::Old, none_wanted)?;
         Ok(old)
     }
 
     /// Puts back chunks from the log; gives their bytes.
     fn restore_logged(
         &self,
-        prover: &Prover<'_>,
+        restoring: &Restoring<'_>,
         old: &OldRecords,
         only: &(dyn Fn(u64) -> bool + Sync),
-        sector_0: &Mutex<Option<Vec<u8>>>,
     ) -> Result<u64> {
         let geometry = self.found.geometry;
         let mut copies = old.copies.clone();
@@ -291,10 +299,9 @@ impl Undo<'_> {
                 *left == 0
             })
         };
-        let wanted = self.records(Kind::Old)?.filter(|record| {
-            let Ok(record) = record else { return true };
-            parse_content(record).map_or(true, |(chunk, _)| is_last(chunk) && only(chunk))
-        });
+        let mut reader = Reader::new(&*self.medium, Purpose::Undo)?;
+        let mut is_wanted = move |chunk| is_last(chunk) && only(chunk);
+        let wanted = std::iter::from_fn(move || reader.next_content(Kind::Old, &mut is_wanted).transpose());
         let bytes = std::sync::atomic::AtomicU64::new(0);
         let hands = || (AlignedBuf::zeroed(geometry.chunk as usize), Prover::scratch());
         work::for_each(self.threads(), wanted, hands, |(content, scratch), record| {
@@ -302,7 +309,7 @@ impl Undo<'_> {
             let range = geometry.on_disk(chunk);
             let out = &mut content[..len(&range)];
             old.decode(range.start, out, WHAT)?;
-            self.put(prover, range.start, out, sector_0, scratch)?;
+            self.put(restoring, chunk, out, scratch)?;
             bytes.fetch_add(range.end - range.start, std::sync::atomic::Ordering::Relaxed);
             Ok(())
         })?;
@@ -320,7 +327,7 @@ impl Undo<'_> {
     ) -> Result<u64> {
         let geometry = self.found.geometry;
         let bytes = std::sync::atomic::AtomicU64::new(0);
-        let records = self.records(Kind::Digests)?;
+        let records = records(&*self.medium, Kind::Digests)?;
         let hands = || (AlignedBuf::zeroed(geometry.chunk as usize), Prover::scratch());
         work::for_each(self.threads(), records, hands, |(content, scratch), record| {
             let digests = parse_digests(&record, geometry)?;
@@ -360,21 +367,19 @@ impl Undo<'_> {
     }
 
     /// Writes a chunk and proves it, but holds back what belongs into sector 0.
-    fn put(
-        &self,
-        prover: &Prover<'_>,
-        offset: u64,
-        content: &[u8],
-        sector_0: &Mutex<Option<Vec<u8>>>,
-        scratch: &mut AlignedBuf,
-    ) -> Result<()> {
+    fn put(&self, restoring: &Restoring<'_>, chunk: u64, content: &[u8], scratch: &mut AlignedBuf) -> Result<()> {
+        let Restoring { prover, left, sector_0 } = restoring;
         self.watch.advance(content.len() as u64);
+        let offset = self.found.geometry.on_disk(chunk).start;
         if offset > 0 {
-            return prover.write(offset, content, scratch);
+            prover.write(offset, content, scratch)?;
+        } else {
+            let (held, rest) = content.split_at(self.disk.sector_size() as usize);
+            *sector_0.lock().unwrap_or_else(PoisonError::into_inner) = Some(held.to_vec());
+            prover.write(held.len() as u64, rest, scratch)?;
         }
-        let (held, rest) = content.split_at(self.disk.sector_size() as usize);
-        *sector_0.lock().unwrap_or_else(PoisonError::into_inner) = Some(held.to_vec());
-        prover.write(held.len() as u64, rest, scratch)
+        left.lock().unwrap_or_else(PoisonError::into_inner).remove(chunk);
+        Ok(())
     }
 
     /// The old disk's digest, from its chunks' digests, each of which the disk now has.
@@ -384,7 +389,7 @@ impl Undo<'_> {
             if self.found.contents.header.tail { geometry.disk } else { crate::examine::compared_size(geometry) };
         let count = size.div_ceil(SEGMENT_BYTES);
         let mut segments: Vec<Option<Digest>> = vec![None; count as usize];
-        for record in self.records(Kind::Digests)? {
+        for record in records(&*self.medium, Kind::Digests)? {
             let digests = parse_digests(&record?, geometry)?;
             let segment = digests.first * geometry.chunk / SEGMENT_BYTES;
             // The chunk at the end of a longer disk is logged alone; it is no part of what was read as a whole.
@@ -412,14 +417,38 @@ impl Undo<'_> {
             _ => Ok(blake3),
         }
     }
-
-    fn records(&self, kind: Kind) -> Result<Records<'_>> {
-        Ok(Records { reader: Reader::new(&*self.medium, Purpose::Undo)?, kind, is_done: false })
-    }
 }
 
 /// Gets a chunk of the old disk: its number, digest (none for zeros), content, and a thread's scratch space.
 type Take<'a> = dyn Fn(u64, Option<Digest>, &[u8], &mut AlignedBuf) -> Result<()> + Sync + 'a;
+
+/// A disk on its way back.
+struct Restoring<'a> {
+    prover: Prover<'a>,
+    /// Chunks that were not put back yet.
+    left: Mutex<ChunkSet>,
+    /// What belongs into sector 0, which comes last.
+    sector_0: Mutex<Option<Vec<u8>>>,
+}
+
+impl Restoring<'_> {
+    /// What belongs into sector 0, if nothing else is left: a log that has given less than it said must not lead to a disk that
+    /// boots.
+    fn all(&self) -> Result<Vec<u8>> {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.sector_0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (left.iter().next(), held) {
+            (None, Some(held)) => Ok(held),
+            (left, _) => Err(Error::Unusable {
+                what: WHAT,
+                why: format!(
+                    "it did not give chunk {} of the old disk, which it held before; run the same command again",
+                    left.unwrap_or(0)
+                ),
+            }),
+        }
+    }
+}
 
 /// Which chunks' old content a log holds.
 struct OldRecords {
@@ -429,30 +458,11 @@ struct OldRecords {
     copies: HashMap<u64, u32>,
 }
 
-/// The records of one kind, in the order in which they were written.
-struct Records<'a> {
-    reader: Reader<'a>,
-    kind: Kind,
-    is_done: bool,
-}
-
-impl Iterator for Records<'_> {
-    type Item = Result<Record>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        while !self.is_done {
-            match self.reader.next_record() {
-                Ok(Some(record)) if record.kind == self.kind => return Some(Ok(record)),
-                Ok(Some(_)) => {}
-                Ok(None) => self.is_done = true,
-                Err(error) => {
-                    self.is_done = true;
-                    return Some(Err(error));
-                }
-            }
-        }
-        None
-    }
+/// The records of one kind, in the order in which they were written. Nothing else of the log is read: [`Found::read`] has
+/// checked all of it.
+fn records(medium: &dyn Medium, kind: Kind) -> Result<impl Iterator<Item = Result<Record>> + Send> {
+    let mut reader = Reader::new(medium, Purpose::Undo)?.glancing();
+    Ok(std::iter::from_fn(move || reader.next_of(kind).transpose()))
 }
 
 fn parse_content(record: &Record) -> Result<(u64, Content<'_>)> {

@@ -11,12 +11,15 @@ use crate::verdict::{ChunkSet, Verdict, Verdicts};
 
 /// How much is read at once.
 const READ_BYTES: usize = 1 << 20;
+/// How much is read at once where most is passed over.
+const GLANCE_BYTES: usize = 16 << 10;
 
 /// Reads the records of a log from its beginning, each checked, until the first that is not right.
 pub struct Reader<'a> {
     medium: &'a dyn Medium,
     size: u64,
     what: &'static str,
+    read_bytes: usize,
     /// Where `buffer` begins on the medium.
     position: u64,
     buffer: Vec<u8>,
@@ -32,7 +35,13 @@ impl<'a> Reader<'a> {
     pub fn new(medium: &'a dyn Medium, purpose: Purpose) -> Result<Self> {
         let what = purpose.name();
         let size = medium.size().map_err(|source| Error::Log { what, doing: "reading", offset: 0, source })?;
-        Ok(Self { medium, size, what, position: 0, buffer: Vec::new(), at: 0, id: None, sequence: 0 })
+        let (read_bytes, buffer) = (READ_BYTES, Vec::new());
+        Ok(Self { medium, size, what, read_bytes, position: 0, buffer, at: 0, id: None, sequence: 0 })
+    }
+
+    /// Of which most will be passed over: contents are not read only to get behind them.
+    pub(crate) fn glancing(self) -> Self {
+        Self { read_bytes: GLANCE_BYTES, ..self }
     }
 
     /// Where the next record begins.
@@ -53,11 +62,26 @@ impl<'a> Reader<'a> {
         Ok(Some(record))
     }
 
+    /// The next record of a kind; everything before it is passed over, unchecked.
+    pub(crate) fn next_of(&mut self, kind: Kind) -> Result<Option<Record>> {
+        while let Some((_, head)) = self.next_head()? {
+            if head.kind == kind {
+                return self.next_record();
+            }
+            self.pass(&head);
+        }
+        Ok(None)
+    }
+
     /// The next record on a chunk's content that `is_wanted`; everything before it is passed over, unchecked.
-    pub(crate) fn next_content(&mut self, kind: Kind, is_wanted: impl Fn(u64) -> bool) -> Result<Option<Record>> {
+    pub(crate) fn next_content(
+        &mut self,
+        kind: Kind,
+        mut is_wanted: impl FnMut(u64) -> bool,
+    ) -> Result<Option<Record>> {
         while let Some((_, head)) = self.next_head()? {
             let chunk = if head.kind == kind { self.chunk_of(&head)? } else { None };
-            if chunk.is_some_and(&is_wanted) {
+            if chunk.is_some_and(&mut is_wanted) {
                 return self.next_record();
             }
             self.pass(&head);
@@ -106,7 +130,7 @@ impl<'a> Reader<'a> {
             let begin = self.buffer.len();
             // A record may say that it ends behind the medium.
             let Some(available) = self.size.checked_sub(self.position + begin as u64) else { return Ok(None) };
-            let more = (READ_BYTES.max(count) as u64).min(available) as usize;
+            let more = (self.read_bytes.max(count) as u64).min(available) as usize;
             self.buffer.resize(begin + more, 0);
             let offset = self.position + begin as u64;
             self.medium.read_at(offset, &mut self.buffer[begin..]).map_err(|source| Error::Log {

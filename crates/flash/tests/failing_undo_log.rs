@@ -1,0 +1,47 @@
+//! An undo log that gives less than it held when it was checked: whatever comes of it, no disk that is half old and half new boots.
+
+mod support;
+
+use flash::Unwatched;
+use flash::undo::{Found, Undo};
+use keepstate_flash as flash;
+use support::images::{Pair, Shape};
+use support::machine::{Is, Machine, classify};
+
+#[test]
+fn a_log_that_gives_less_than_it_held_leads_to_no_disk_that_boots() {
+    let shape = Shape { undo: true, ..Shape::default() };
+    let pair = Pair::new(&shape, 90);
+    let flashed = Machine::new(&pair.old, &shape);
+    flashed.flash(&pair.open(), &shape, 1).expect("flashed");
+    let sectors = flashed.undo.as_ref().expect("a log").content().len() as u64 / 512;
+    let (mut dead, mut undone) = (0, 0);
+    for sector in (0..sectors).step_by(sectors.div_ceil(200) as usize) {
+        let machine = flashed.copy(&shape);
+        let medium = machine.undo.clone().expect("a log");
+        let found = Found::read(&*medium).expect("it is whole");
+        // From now on it reads wrong.
+        medium.bad.lock().expect("locked").insert(sector, u32::MAX);
+        let image = || Ok(pair.open());
+        let disk = &machine.disk;
+        let undo = Undo {
+            disk,
+            medium: medium.clone(),
+            found: &found,
+            image: &image,
+            workers: shape.workers,
+            watch: &Unwatched,
+        };
+        let result = undo.run();
+        let is = classify(&pair, &shape, &disk.content());
+        match result {
+            Ok(_) => assert_eq!(is, Is::Old, "sector {sector}"),
+            Err(_) if is == Is::Dead => dead += 1,
+            Err(error) => assert_eq!(is, Is::New, "sector {sector}: {error}"),
+        }
+        medium.bad.lock().expect("locked").clear();
+        undone += u32::from(machine.undo(&pair, &shape).expect("the log is as it was"));
+        assert_eq!(classify(&pair, &shape, &disk.content()), Is::Old, "sector {sector}");
+    }
+    assert!(dead > 0 && undone > 0, "no log went wrong while the disk was written");
+}
