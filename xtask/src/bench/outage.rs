@@ -16,6 +16,9 @@ pub(crate) struct Args {
     /// The binary to measure; by default a static release binary is built
     #[arg(long, value_name = "FILE")]
     keepstate: Option<PathBuf>,
+    /// Where a folder for the machines' disks is made: in memory, so that nobody waits for a disk that others write to
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
+    memory: PathBuf,
 }
 
 /// Runs it: the lab measures, and prints what it found.
@@ -27,6 +30,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let runs = args.runs.to_string();
     let lab = ["run", "--quiet", "--package", "keepstate-lab", "--", "outage", "--runs", &runs];
     let mut lab = run::command("cargo", lab);
+    let folder = tempfile::tempdir_in(&args.memory).with_context(|| format!("using {}", args.memory.display()))?;
+    // The machines, and the images that they are given.
+    lab.env("KEEPSTATE_LAB", folder.path()).env("TMPDIR", folder.path());
     // What it says meanwhile, and what it found, go where ours would.
     let status = lab.env("KEEPSTATE_BINARY", std::path::absolute(binary)?).status().context("starting the lab")?;
     ensure!(status.success(), "the lab ended with {status}");

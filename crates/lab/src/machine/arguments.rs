@@ -10,7 +10,12 @@ impl Machine {
     pub(super) fn qemu_arguments(&self, sockets: &Path) -> Vec<String> {
         let mut arguments = words(
             // Emulation, always: where /dev/kvm exists it may run no ordinary kernel, and times would not compare.
-            "-accel tcg -machine q35 -nodefaults -no-user-config -display none -rtc base=utc \
+            //
+            // Of what QEMU has translated it keeps so many MiB, not its 1,024. It looks through all translations of a page, one
+            // by one, for each that it forgets, and one page of a library has another translation for each process that had it
+            // elsewhere (QEMU before 8.0): the first writes to memory that held the old OS's programs took seconds. With less
+            // room they are forgotten together before they are many.
+            "-accel tcg,tb-size=128 -machine q35 -nodefaults -no-user-config -display none -rtc base=utc \
              -S -serial chardev:console -serial chardev:control",
         );
         let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);

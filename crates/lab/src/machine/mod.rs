@@ -555,8 +555,11 @@ impl Drop for Machine {
     }
 }
 
-/// Where machines have their folders: `target/lab`.
+/// Where machines have their folders: what `KEEPSTATE_LAB` says, or `target/lab`.
 pub(crate) fn folder() -> PathBuf {
+    if let Some(folder) = std::env::var_os("KEEPSTATE_LAB") {
+        return folder.into();
+    }
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new("."));
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from).join("lab")
 }
