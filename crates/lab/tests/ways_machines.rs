@@ -140,7 +140,7 @@ fn a_system_is_upgraded_by_kexec_without_the_firmware() {
         Tiny::start(&Pair::default(), "ways-kexec", |machine| machine, "entry = \"kexec\"\nexit = \"kexec\"")
             .expect("a machine");
     let seen = node.node("preflight").expect("it does as it is told");
-    assert!(seen.contains("way in: kexec; takeover could be gone too"), "{seen}");
+    assert!(seen.contains("way in: kexec; takeover would do, too"), "{seen}");
     let log = node.upgrade().expect("upgraded");
     assert!(log.contains("on a fresh kernel, by Kexec") && log.contains("next: boot/vmlinuz-"), "{log}");
     let console = fs::read_to_string(node.machine.console_log()).expect("a log");

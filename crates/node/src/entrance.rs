@@ -82,7 +82,7 @@ impl Entrance {
     pub fn seen(&self) -> Result<String, String> {
         let kind = self.chosen.clone()?;
         let others = self.ways.iter().filter(|way| way.kind != kind).map(|way| match &way.possible {
-            Ok(()) => format!("{} could be gone too", name(way.kind)),
+            Ok(()) => format!("{} would do, too", name(way.kind)),
             Err(why) => format!("not {}: {why}", name(way.kind)),
         });
         Ok(std::iter::once(name(kind).to_owned()).chain(others).collect::<Vec<_>>().join("; "))
@@ -354,7 +354,7 @@ mod tests {
         };
         let seen = entrance.seen().unwrap();
         assert!(seen.starts_with("boot-entry (GRUB); not takeover: this is a container"), "{seen}");
-        assert!(seen.contains("boot-entry (firmware) could be gone too; not kexec: "), "{seen}");
+        assert!(seen.contains("boot-entry (firmware) would do, too; not kexec: "), "{seen}");
         assert_eq!(entrance.entry().unwrap(), Entry::BootEntry);
     }
 
