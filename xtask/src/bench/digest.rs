@@ -1,5 +1,7 @@
 //! `cargo xtask bench digest`: proving a skewed tree, side by side with the tools that people use for it.
 
+mod volume;
+
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
@@ -8,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
+use self::volume::Volume;
 use super::disk::forget_caches;
 use super::facts::Facts;
 use super::timed;
@@ -26,6 +29,12 @@ pub(crate) struct Args {
     /// How often everything is measured; the table gives medians
     #[arg(long, default_value_t = 5)]
     runs: usize,
+    /// Requests a second that the cloud volume of the third group gives
+    #[arg(long, default_value_t = 10_000)]
+    requests: u64,
+    /// Where that volume is kept: a file system in memory, with 5 GiB free
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
+    memory: PathBuf,
     /// Where the table and the JSON go
     #[arg(long, value_name = "DIR", default_value = "docs")]
     docs: PathBuf,
@@ -75,20 +84,29 @@ impl Way {
     }
 }
 
+/// What the tree stands on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum On {
+    Disk,
+    Volume,
+}
+
 /// A row: ways in turn, cold or warm.
 struct Row {
     name: &'static str,
     title: &'static str,
+    on: On,
     is_cold: bool,
     ways: &'static [Way],
     /// Ours has to reach so many times the speed of another.
     promises: &'static [(Way, f64)],
 }
 
-const ROWS: [Row; 2] = [
+const ROWS: [Row; 3] = [
     Row {
         name: "cold",
         title: "4 GiB, one file of 90 % and 700 others, nothing in memory",
+        on: On::Disk,
         is_cold: true,
         ways: &[Way::Ours, Way::OursDirect, Way::XargsXxh64, Way::ReadOnly],
         promises: &[(Way::XargsXxh64, 1.8), (Way::ReadOnly, 0.9)],
@@ -96,9 +114,18 @@ const ROWS: [Row; 2] = [
     Row {
         name: "warm",
         title: "the same, all in memory",
+        on: On::Disk,
         is_cold: false,
         ways: &[Way::Ours, Way::XargsXxh64, Way::Sha256sum],
         promises: &[(Way::Sha256sum, 10.0)],
+    },
+    Row {
+        name: "cold-volume",
+        title: "the same, nothing in memory, on a volume that is held to requests a second",
+        on: On::Volume,
+        is_cold: true,
+        ways: &[Way::Ours, Way::OursDirect, Way::XargsXxh64, Way::ReadOnly],
+        promises: &[(Way::XargsXxh64, 1.8), (Way::ReadOnly, 0.9)],
     },
 ];
 
@@ -156,12 +183,25 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         None => dist::build(Path::new("target/dist"))?,
     };
     let _lock = args.cache.lock("bench-digest")?;
-    let place = Place::new(&args.cache.directory()?)?;
-    run::say("Making the tree");
-    make_tree(&place.0.join("tree"))?;
     let mut measured = Vec::new();
-    for row in &ROWS {
-        measured.push(measure(row, &keepstate, &place.0, args.runs)?);
+    let mut all_on = |on: On, place: &Path| -> Result<()> {
+        for row in ROWS.iter().filter(|row| row.on == on) {
+            measured.push(measure(row, &keepstate, place, args.runs)?);
+        }
+        Ok(())
+    };
+    run::say("Making the tree");
+    {
+        let place = Place::new(&args.cache.directory()?)?;
+        make_tree(&place.0.join("tree"))?;
+        all_on(On::Disk, &place.0)?;
+    }
+    {
+        let place = Place::new(&args.cache.directory()?)?;
+        let volume = Volume::new(TREE_BYTES + (1 << 30), &args.memory, place.0.join("volume"))?;
+        make_tree(&volume.path().join("tree"))?;
+        let _slow = volume.held_to(args.requests)?;
+        all_on(On::Volume, volume.path())?;
     }
     let facts = Facts::of_this_machine(args.runs)?;
     let table = table(&measured);
@@ -244,9 +284,12 @@ fn document(facts: &Facts, rows: &[Measured], table: &str) -> String {
             let _ = writeln!(text, "# {}: {}\n{}", row.name, one.way.title().replace('`', ""), one.script);
         }
     }
-    text.push_str("```\n\nCold: after `sync` and dropping all caches. Warm: after reading all of it.\n");
+    text.push_str("```\n\n");
+    text.push_str(METHOD);
     text
 }
+
+const METHOD: &str = include_str!("digest/method.md");
 
 /// Bytes that do not compress, in 701 files.
 fn make_tree(tree: &Path) -> Result<()> {

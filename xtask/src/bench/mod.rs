@@ -8,6 +8,7 @@ mod outage;
 mod report;
 mod rows;
 mod service;
+mod slow;
 mod throttle;
 mod timed;
 mod warmth;

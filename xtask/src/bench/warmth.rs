@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use self::others::Way;
-use self::room::{Room, Slow};
+use self::room::Room;
 use super::facts::Facts;
+use super::slow::Slow;
 use crate::cache::Cache;
 use crate::{dist, run};
 
@@ -67,7 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     dumps(&room, &keepstate, args.runs, &mut text)?;
     loads("Load, cold", &room, &keepstate, args.runs, &mut text)?;
     if args.requests > 0 {
-        let _slow = Slow::new(&room.device_number()?, args.requests)?;
+        let _slow = Slow::new(room.device(), args.requests)?;
         let title = format!("Load, cold, from a disk of {} requests a second", args.requests);
         loads(&title, &room, &keepstate, args.runs, &mut text)?;
     }

@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use sys::page_cache;
 use sys::testing::{LoopDevice, Mount};
 
@@ -167,10 +167,9 @@ impl Room {
         Ok(seen)
     }
 
-    /// The device's number, `7:1`.
-    pub(super) fn device_number(&self) -> Result<String> {
-        let number = fs::metadata(self.device.path())?.rdev();
-        Ok(format!("{}:{}", number >> 8 & 0xfff, number & 0xff))
+    /// The device below.
+    pub(super) fn device(&self) -> &Path {
+        self.device.path()
     }
 }
 
@@ -184,48 +183,6 @@ impl Drop for Room {
         // The space is free once the loop device has gone, just after this.
         for path in [self.backing.clone(), self.map()] {
             let _ = fs::remove_file(path);
-        }
-    }
-}
-
-/// Holds a device to so many reads a second, while the value lives.
-pub(super) struct Slow(Vec<(PathBuf, String)>);
-
-impl Slow {
-    pub(super) fn new(number: &str, requests: u64) -> Result<Self> {
-        let first = Path::new("/sys/fs/cgroup/blkio");
-        let own = fs::read_to_string("/proc/self/cgroup")?;
-        let mut slow = Self(Vec::new());
-        if first.join("blkio.throttle.read_iops_device").exists() {
-            // The limit of the device holds in every group that is named; ours may be below the root.
-            let own = own.lines().find_map(|line| line.split_once(":blkio:")).map_or("/", |(_, path)| path);
-            for group in [first.to_path_buf(), first.join(own.trim_start_matches('/'))] {
-                let file = group.join("blkio.throttle.read_iops_device");
-                fs::write(&file, format!("{number} {requests}"))?;
-                slow.0.push((file, format!("{number} 0")));
-            }
-        } else if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-            let root = Path::new("/sys/fs/cgroup");
-            fs::write(root.join("cgroup.subtree_control"), "+io").context("enabling the io controller")?;
-            let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-            let group = root.join(format!("keepstate-bench-{}", std::process::id()));
-            fs::create_dir_all(&group)?;
-            fs::write(group.join("io.max"), format!("{number} riops={requests}"))?;
-            fs::write(group.join("cgroup.procs"), std::process::id().to_string())?;
-            slow.0.push((root.join(own).join("cgroup.procs"), std::process::id().to_string()));
-        } else {
-            bail!("no blkio or io cgroup on this machine: leave the slow disk out with --requests 0");
-        }
-        Ok(slow)
-    }
-}
-
-impl Drop for Slow {
-    fn drop(&mut self) {
-        for (file, lift) in &self.0 {
-            if let Err(error) = fs::write(file, lift) {
-                run::say(&format!("the limit stays in {}: {error}", file.display()));
-            }
         }
     }
 }
