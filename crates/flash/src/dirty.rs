@@ -50,7 +50,7 @@ impl Flash<'_> {
                 self.watch.phase("comparing again", size);
                 compare(None).run(all.clone(), &prepared.verdicts, self.threads())?;
                 match log {
-                    Some(log) => undo::differing(self.disk, log.medium(), geometry, self.watch, self.threads())?,
+                    Some(log) => undo::differing(self.disk, log, geometry, self.watch, self.threads())?,
                     None => ChunkSet::default(),
                 }
             }

@@ -96,13 +96,13 @@ pub struct Undo<'a> {
 /// The chunks of the disk that are not what the log says they were.
 pub(crate) fn differing(
     disk: &dyn Disk,
-    medium: &dyn Medium,
+    log: &Log,
     geometry: Geometry,
     watch: &dyn Watch,
     workers: usize,
 ) -> Result<ChunkSet> {
     let differing = Mutex::new(ChunkSet::new(geometry.disk_chunks()));
-    let records = records(medium, Kind::Digests)?;
+    let records = records(log, Kind::Digests)?;
     // Later records replace earlier ones on the same chunks: they are few, and looked at in order, afterwards.
     let mut seen = ChunkSet::new(geometry.disk_chunks());
     let again = Mutex::new(Vec::new());
@@ -169,14 +169,14 @@ impl Undo<'_> {
         let read =
             if self.found.contents.header.tail { geometry.disk } else { crate::examine::compared_size(geometry) };
         self.watch.phase("comparing", read);
-        let differing = differing(self.disk, &*self.medium, geometry, self.watch, self.threads())?;
         let log = Log::reopen(Arc::clone(&self.medium), &self.found.contents)?;
+        let differing = differing(self.disk, &log, geometry, self.watch, self.threads())?;
         let counters = Counters::default();
         let (mut restored, mut from_image) = (0, 0);
         if differing.count() > 0 {
             (restored, from_image) = self.restore(&log, differing, &counters)?;
         }
-        let blake3 = self.old_blake3()?;
+        let blake3 = self.old_blake3(&log)?;
         log.event(Event::Undone)?;
         Ok(UndoReport {
             blake3,
@@ -214,7 +214,7 @@ impl Undo<'_> {
         }
         self.watch.phase("restoring", differing.count() * geometry.chunk);
         // What has to come from the image comes now; if it cannot be had, nothing was written yet.
-        let mut old = self.old_records()?;
+        let mut old = self.old_records(log)?;
         let mut image = None;
         let mut from_image = 0;
         if differing.iter().any(|chunk| !old.logged.contains(chunk)) {
@@ -222,7 +222,7 @@ impl Undo<'_> {
             match self.complete(log, &opened, &differing, &old.logged) {
                 Ok(bytes) => {
                     from_image = bytes;
-                    old = self.old_records()?;
+                    old = self.old_records(log)?;
                 }
                 // The log has no room: better an undo that fetches while it writes than none.
                 Err(error @ Error::Log { .. }) => {
@@ -244,9 +244,9 @@ impl Undo<'_> {
         let mut totals = (0, 0);
         for is_boot in [false, true] {
             let only = |chunk: u64| differing.contains(chunk) && boot_area.contains(chunk) == is_boot;
-            totals.0 += self.restore_logged(&restoring, &old, &only)?;
+            totals.0 += self.restore_logged(log, &restoring, &old, &only)?;
             if let Some(image) = &image {
-                totals.1 += self.fetch_missing(image, &old.logged, &only, &|chunk, _, content, scratch| {
+                totals.1 += self.fetch_missing(log, image, &old.logged, &only, &|chunk, _, content, scratch| {
                     self.put(&restoring, chunk, content, scratch)
                 })?;
             }
@@ -263,7 +263,7 @@ impl Undo<'_> {
     fn complete(&self, log: &Log, image: &Image, differing: &ChunkSet, logged: &ChunkSet) -> Result<u64> {
         let chunk_bytes = self.found.geometry.chunk;
         let only = |chunk: u64| differing.contains(chunk);
-        let bytes = self.fetch_missing(image, logged, &only, &|chunk, was, content, _| {
+        let bytes = self.fetch_missing(log, image, logged, &only, &|chunk, was, content, _| {
             crate::compare::append_contents(log, Kind::Old, &[(chunk, content, was)], None, chunk_bytes)
         })?;
         log.flush()?;
@@ -271,7 +271,7 @@ impl Undo<'_> {
     }
 
     /// Which chunks' old content the log holds.
-    fn old_records(&self) -> Result<OldRecords> {
+    fn old_records(&self, log: &Log) -> Result<OldRecords> {
         let mut old = OldRecords { logged: ChunkSet::new(self.found.geometry.disk_chunks()), copies: HashMap::new() };
         let none_wanted = |chunk| {
             if old.logged.contains(chunk) {
@@ -280,13 +280,14 @@ impl Undo<'_> {
             old.logged.insert(chunk);
             false
         };
-        Reader::new(&*self.medium, Purpose::Undo)?.glancing().next_content(Kind::Old, none_wanted)?;
+        reader(log)?.glancing().next_content(Kind::Old, none_wanted)?;
         Ok(old)
     }
 
     /// Puts back chunks from the log; gives their bytes.
     fn restore_logged(
         &self,
+        log: &Log,
         restoring: &Restoring<'_>,
         old: &OldRecords,
         only: &(dyn Fn(u64) -> bool + Sync),
@@ -299,7 +300,7 @@ impl Undo<'_> {
                 *left == 0
             })
         };
-        let mut reader = Reader::new(&*self.medium, Purpose::Undo)?;
+        let mut reader = reader(log)?;
         let mut is_wanted = move |chunk| is_last(chunk) && only(chunk);
         let wanted = std::iter::from_fn(move || reader.next_content(Kind::Old, &mut is_wanted).transpose());
         let bytes = std::sync::atomic::AtomicU64::new(0);
@@ -320,6 +321,7 @@ impl Undo<'_> {
     /// gives their bytes.
     fn fetch_missing(
         &self,
+        log: &Log,
         image: &Image,
         logged: &ChunkSet,
         only: &(dyn Fn(u64) -> bool + Sync),
@@ -327,7 +329,7 @@ impl Undo<'_> {
     ) -> Result<u64> {
         let geometry = self.found.geometry;
         let bytes = std::sync::atomic::AtomicU64::new(0);
-        let records = records(&*self.medium, Kind::Digests)?;
+        let records = records(log, Kind::Digests)?;
         let hands = || (AlignedBuf::zeroed(geometry.chunk as usize), Prover::scratch());
         work::for_each(self.threads(), records, hands, |(content, scratch), record| {
             let digests = parse_digests(&record, geometry)?;
@@ -383,13 +385,13 @@ impl Undo<'_> {
     }
 
     /// The old disk's digest, from its chunks' digests, each of which the disk now has.
-    fn old_blake3(&self) -> Result<Option<Digest>> {
+    fn old_blake3(&self, log: &Log) -> Result<Option<Digest>> {
         let geometry = self.found.geometry;
         let size =
             if self.found.contents.header.tail { geometry.disk } else { crate::examine::compared_size(geometry) };
         let count = size.div_ceil(SEGMENT_BYTES);
         let mut segments: Vec<Option<Digest>> = vec![None; count as usize];
-        for record in records(&*self.medium, Kind::Digests)? {
+        for record in records(log, Kind::Digests)? {
             let digests = parse_digests(&record?, geometry)?;
             let segment = digests.first * geometry.chunk / SEGMENT_BYTES;
             // The chunk at the end of a longer disk is logged alone; it is no part of what was read as a whole.
@@ -458,10 +460,14 @@ struct OldRecords {
     copies: HashMap<u64, u32>,
 }
 
-/// The records of one kind, in the order in which they were written. Nothing else of the log is read: [`Found::read`] has
-/// checked all of it.
-fn records(medium: &dyn Medium, kind: Kind) -> Result<impl Iterator<Item = Result<Record>> + Send> {
-    let mut reader = Reader::new(medium, Purpose::Undo)?.glancing();
+/// Reads a log as far as it was found to be whole when it was opened, and what was appended since.
+fn reader(log: &Log) -> Result<Reader<'_>> {
+    Ok(Reader::new(log.medium(), log.purpose())?.up_to(log.size()))
+}
+
+/// The records of one kind, in the order in which they were written; nothing else of the log is read.
+fn records(log: &Log, kind: Kind) -> Result<impl Iterator<Item = Result<Record>> + Send> {
+    let mut reader = reader(log)?.glancing();
     Ok(std::iter::from_fn(move || reader.next_of(kind).transpose()))
 }
 

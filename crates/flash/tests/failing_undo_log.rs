@@ -45,3 +45,32 @@ fn a_log_that_gives_less_than_it_held_leads_to_no_disk_that_boots() {
     }
     assert!(dead > 0 && undone > 0, "no log went wrong while the disk was written");
 }
+
+#[test]
+fn a_chunk_that_was_torn_while_an_undo_fetched_it_is_fetched_again() {
+    let shape = Shape { undo: true, ..Shape::default() };
+    let pair = Pair::new(&shape, 91);
+    let machine = Machine::new(&pair.old, &shape);
+    machine.flash(&pair.open(), &shape, 1).expect("flashed");
+    let log = |machine: &Machine| machine.undo.as_ref().expect("a log").content();
+    let before = log(&machine);
+    // Old disk and image are equal in some chunks that have content, which only the image has.
+    let equal = |at: &usize| pair.old[*at..at + 65536] == pair.expected()[*at..at + 65536];
+    let has_content = |at: &usize| pair.old[*at..at + 65536].iter().any(|&byte| byte != 0);
+    let chunks = (65536..pair.old.len().min(pair.expected().len()) - 65536).step_by(65536);
+    let fetched: Vec<usize> = chunks.filter(|at| equal(at) && has_content(at)).take(3).collect();
+    assert_eq!(fetched.len(), 3);
+    for &at in &fetched {
+        machine.disk.scribble(at as u64, &[0xab; 512]);
+    }
+    let undone = machine.copy(&shape);
+    assert!(undone.undo(&pair, &shape).expect("undone"));
+    // What that undo fetched stands in its log; the first of it is torn, what comes next is not, and no event follows.
+    let mut torn = log(&undone);
+    let whole = before.iter().rposition(|&byte| byte != 0).expect("not empty") + 1;
+    torn.truncate(whole + 2 * 4096);
+    torn[whole + 200] ^= 1;
+    machine.undo.as_ref().expect("a log").scribble(0, &torn);
+    assert!(machine.undo(&pair, &shape).expect("undone"));
+    assert!(machine.disk.content() == pair.old);
+}

@@ -44,6 +44,11 @@ impl<'a> Reader<'a> {
         Self { read_bytes: GLANCE_BYTES, ..self }
     }
 
+    /// As if the medium ended at `end`: what is not looked at behind it was never part of the log, or is torn.
+    pub(crate) fn up_to(self, end: u64) -> Self {
+        Self { size: self.size.min(end), ..self }
+    }
+
     /// Where the next record begins.
     pub fn offset(&self) -> u64 {
         self.position + self.at as u64
@@ -64,13 +69,7 @@ impl<'a> Reader<'a> {
 
     /// The next record of a kind; everything before it is passed over, unchecked.
     pub(crate) fn next_of(&mut self, kind: Kind) -> Result<Option<Record>> {
-        while let Some((_, head)) = self.next_head()? {
-            if head.kind == kind {
-                return self.next_record();
-            }
-            self.pass(&head);
-        }
-        Ok(None)
+        self.next_that(|_, head| Ok(head.kind == kind))
     }
 
     /// The next record on a chunk's content that `is_wanted`; everything before it is passed over, unchecked.
@@ -79,9 +78,12 @@ impl<'a> Reader<'a> {
         kind: Kind,
         mut is_wanted: impl FnMut(u64) -> bool,
     ) -> Result<Option<Record>> {
+        self.next_that(|reader, head| Ok(head.kind == kind && reader.chunk_of(head)?.is_some_and(&mut is_wanted)))
+    }
+
+    fn next_that(&mut self, mut is_it: impl FnMut(&mut Self, &Head) -> Result<bool>) -> Result<Option<Record>> {
         while let Some((_, head)) = self.next_head()? {
-            let chunk = if head.kind == kind { self.chunk_of(&head)? } else { None };
-            if chunk.is_some_and(&mut is_wanted) {
+            if is_it(self, &head)? {
                 return self.next_record();
             }
             self.pass(&head);
