@@ -197,23 +197,19 @@ impl Entrance {
 }
 
 /// Takes away whatever of any way stands there, from this boot or an earlier one. Nothing there: nothing happens.
-pub fn disarm() -> Result<()> {
-    let host = Host::here();
-    Takeover::new(&host).take_away()?;
+pub fn disarm(host: &Host) -> Result<()> {
+    Takeover::new(host).take_away()?;
     // Where there is no GRUB, or somebody else uses it, there is nothing of ours that could be booted.
-    if let Ok(place) = grub::Place::find(&host)? {
+    if let Ok(place) = grub::Place::find(host)? {
         place.remove()?;
     }
-    if let Some(place) = efi::Facts::read(&host)?.place {
+    if let Some(place) = efi::Facts::read(host)?.place {
         place.remove()?;
     }
-    if Path::new(LOADED).exists() {
+    let loaded = host.path(LOADED);
+    if loaded.exists() {
         kexec::unload()?;
-        std::fs::remove_file(LOADED).map_err(|source| Error::File {
-            doing: "removing",
-            path: LOADED.into(),
-            source,
-        })?;
+        std::fs::remove_file(&loaded).map_err(|source| Error::File { doing: "removing", path: loaded, source })?;
     }
     Ok(())
 }

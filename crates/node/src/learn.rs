@@ -27,6 +27,8 @@ impl Node {
             State::Entering | State::RollingBack => self.learn(&record, state)?,
             state => state,
         };
+        // Asked of the state, and not only while learning: the power may go between two lines of the journal.
+        let state = if state == State::OnTrial { self.ask_of_changed_data(&record)? } else { state };
         Ok(Some((record, state)))
     }
 
@@ -40,18 +42,23 @@ impl Node {
         if left.is_some() && left == self.machine.boot_id() {
             return Ok(state);
         }
-        let (step, what, text) = verdict(ending.as_ref(), state);
-        self.note(step, what, Some(text))?;
-        if let Some(changed) = ending.as_ref().and_then(changed_data).filter(|_| step == step::FLASH) {
-            self.note(step::ASK, What::Noted, Some(changed))?;
-        }
         self.carry_log();
         // A boot entry outlives the restart on the disk that holds it, and an undo brings it back. It is not booked any
-        // more; but it holds the job.
-        if let Err(error) = entrance::disarm() {
+        // more; but it holds the job. It goes first: once the journal has the ending, nobody comes here again.
+        if let Err(error) = entrance::disarm(&self.machine.host()) {
             tracing::warn!(%error, "what led into the imager is not booked, and could not be taken away");
         }
+        let (step, what, text) = verdict(ending.as_ref(), state);
+        self.note(step, what, Some(text))?;
         Ok(self.status()?.state.unwrap_or(state))
+    }
+
+    /// Leaves a new OS to a person when data disks are not as they were. Gives the state after that.
+    fn ask_of_changed_data(&self, record: &Record) -> Result<State> {
+        let ending = self.ending()?.filter(|ending| ending.upgrade == record.id);
+        let Some(changed) = ending.as_ref().and_then(changed_data) else { return Ok(State::OnTrial) };
+        self.note(step::ASK, What::Noted, Some(changed))?;
+        Ok(State::Asked)
     }
 
     /// What the imager left, if it left anything.
@@ -130,9 +137,29 @@ fn changed_data(ending: &Ending) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
     use imager::untouched::DataDisk;
 
     use super::*;
+    use crate::config::Config;
+    use crate::machine::Machine;
+
+    /// A node below `folder` that has come out of the imager, with what the journal has and what the imager left.
+    fn node(folder: &Path, before: &[(&str, What)], ending: &Ending) -> Node {
+        let text = format!("place = {:?}", folder.join("place"));
+        let node = Node { machine: Machine::below(folder), ..Node::new(Config::parse_text(&text).unwrap()) };
+        node.place.make().unwrap();
+        let record = Record::example(&ending.upgrade, &[]);
+        record.write(&node.place.record()).unwrap();
+        fs::write(node.place.ending(), serde_json::to_vec(ending).unwrap()).unwrap();
+        for (step, what) in before {
+            node.note(step, *what, None).unwrap();
+        }
+        node
+    }
 
     fn ending(task: Task, done: bool) -> Ending {
         let disk = |path: &str, outcome| DataDisk { path: path.into(), disk: "serial=1".into(), outcome };
@@ -165,6 +192,62 @@ mod tests {
         assert_eq!(verdict(Some(&ending(Task::Undo, true)), State::Entering).0, step::UNDO, "it put the old disk back");
         assert_eq!(verdict(Some(&ending(Task::Undo, true)), State::RollingBack).1, What::Done);
         assert_eq!(verdict(Some(&ending(Task::Undo, false)), State::RollingBack).0, step::UNDO);
+    }
+
+    #[test]
+    fn a_person_is_asked_also_when_the_power_went_before_the_question_was_noted() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ending = ending(Task::Flash, true);
+        let node = node(folder.path(), &[(step::ENTER, What::Done), (step::FLASH, What::Done)], &ending);
+        assert_eq!(node.learned().unwrap().unwrap().1, State::OnTrial);
+        ending.data_disks[0].outcome = Outcome::Changed { how: vec!["it counts 8 sectors as written".into()] };
+        fs::write(node.place.ending(), serde_json::to_vec(&ending).unwrap()).unwrap();
+        assert_eq!(node.learned().unwrap().unwrap().1, State::Asked);
+        let asked = node.status().unwrap().journal.len();
+        assert_eq!(node.learned().unwrap().unwrap().1, State::Asked);
+        assert_eq!(node.status().unwrap().journal.len(), asked, "once");
+    }
+
+    #[test]
+    fn what_led_into_the_imager_is_gone_before_the_old_os_is_said_to_be_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path(), &[(step::ROLL_BACK, What::Done)], &ending(Task::Undo, true));
+        let entry = put_entry(folder.path());
+        let journal = node.place.journal();
+        let is_said = || fs::read_to_string(&journal).unwrap().contains("\"undo\"");
+        thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                let begin = Instant::now();
+                while !is_said() {
+                    assert!(begin.elapsed() < Duration::from_secs(10), "nothing was said");
+                    thread::yield_now();
+                }
+                entry.exists()
+            });
+            assert_eq!(node.learned().unwrap().unwrap().1, State::RolledBack);
+            assert!(!watcher.join().unwrap(), "it was there when the journal said so");
+        });
+        assert!(!entry.exists());
+    }
+
+    /// A machine whose GRUB shows our entry; gives the folder that holds the imager.
+    fn put_entry(root: &Path) -> PathBuf {
+        let write = |path: &str, text: &str| {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let config = "load_env\nset default=\"${next_entry}\"\nsave_env next_entry\nmenuentry 'x' {\n}\n\
+                      source $prefix/custom.cfg\n";
+        write("boot/grub/grub.cfg", config);
+        write("boot/grub/keepstate/imager.img", "its job");
+        write("proc/self/mountinfo", "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n");
+        write("sys/devices/pci/sda/sda1/partition", "1\n");
+        for (kind, name) in [("sys/dev/block", "8:1"), ("sys/class/block", "sda1")] {
+            fs::create_dir_all(root.join(kind)).unwrap();
+            std::os::unix::fs::symlink(root.join("sys/devices/pci/sda/sda1"), root.join(kind).join(name)).unwrap();
+        }
+        root.join("boot/grub/keepstate")
     }
 
     #[test]

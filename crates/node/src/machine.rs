@@ -35,6 +35,11 @@ impl Machine {
         &self.root
     }
 
+    /// The machine as the ways into the imager see it.
+    pub fn host(&self) -> Host {
+        Host::below(&self.root)
+    }
+
     /// What a path of that machine leads to, links resolved, as that machine names it.
     pub fn real(&self, path: impl AsRef<Path>) -> Option<PathBuf> {
         let real = fs::canonicalize(self.path(path)).ok()?;
@@ -79,7 +84,7 @@ impl Machine {
 
     /// Bytes of memory that could be had without swapping.
     pub fn memory_available(&self) -> Option<u64> {
-        Host::below(&self.root).memory_available().ok()
+        self.host().memory_available().ok()
     }
 
     /// How its firmware has started it.

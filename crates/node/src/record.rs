@@ -72,6 +72,25 @@ impl Record {
 }
 
 #[cfg(test)]
+impl Record {
+    /// An upgrade for tests.
+    pub(crate) fn example(id: &str, one_way: &[&str]) -> Self {
+        Self {
+            format: FORMAT,
+            id: id.into(),
+            begun: Timestamp::UNIX_EPOCH,
+            image: "debian@2".into(),
+            manifest: Digest([1; 32]),
+            disk: DiskIdentity::default(),
+            from: None,
+            trace: None,
+            surroundings: Surroundings::default(),
+            one_way: one_way.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -80,18 +99,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("upgrade.json");
         assert_eq!(Record::read(&path).unwrap(), None);
-        let record = Record {
-            format: FORMAT,
-            id: "20260101T000000Z".into(),
-            begun: Timestamp::UNIX_EPOCH,
-            image: "debian@2".into(),
-            manifest: Digest([1; 32]),
-            disk: DiskIdentity::default(),
-            from: None,
-            trace: None,
-            surroundings: Surroundings::default(),
-            one_way: vec!["mariadb 10.11 to 11.8".into()],
-        };
+        let record = Record::example("7", &["mariadb 10.11 to 11.8"]);
         record.write(&path).unwrap();
         assert_eq!(Record::read(&path).unwrap(), Some(record.clone()));
         Record { format: 2, ..record }.write(&path).unwrap();

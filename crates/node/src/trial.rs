@@ -358,32 +358,16 @@ fn failed(doing: &'static str, path: PathBuf) -> impl FnOnce(std::io::Error) -> 
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use flash::target::DiskIdentity;
-    use jiff::Timestamp;
-    use model::Digest;
-
     use super::*;
     use crate::Config;
     use crate::machine::Machine;
-    use crate::record::FORMAT;
 
     /// A node whose imager has flashed: the new OS runs. Its machine, and its hooks, stand below `folder`.
     fn node(folder: &Path, one_way: &[&str]) -> (Node, Record) {
         let text = format!("place = {:?}\nhooks = {:?}", folder.join("place"), folder.join("hooks"));
         let node = Node { machine: Machine::below(folder), ..Node::new(Config::parse_text(&text).unwrap()) };
         node.place.make().unwrap();
-        let record = Record {
-            trace: None,
-            surroundings: Surroundings::default(),
-            one_way: one_way.iter().map(ToString::to_string).collect(),
-            format: FORMAT,
-            id: "7".into(),
-            begun: Timestamp::UNIX_EPOCH,
-            image: "debian@2".into(),
-            manifest: Digest([1; 32]),
-            disk: DiskIdentity::default(),
-            from: None,
-        };
+        let record = Record::example("7", one_way);
         record.write(&node.place.record()).unwrap();
         node.note(step::FLASH, What::Done, None).unwrap();
         (node, record)

@@ -114,7 +114,7 @@ impl Node {
                 under.entrance.seen().map(Some).map_err(Failure::last)
             })
             .probed(|_| false)
-            .reverted(|_| entrance::disarm().map_err(last)),
+            .reverted(disarm),
             hook_step(step::DRAIN, Moment::Drain).reverted(undrain),
             Step::new(step::WARMTH, |under: &mut Under, _| Ok(caches::keep(&under.node))).probed(|_| false),
             hook_step(step::QUIESCE, Moment::Quiesce),
@@ -126,7 +126,7 @@ impl Node {
                 Ok(Some(format!("{} files of the old root are kept", given.identity.files.len())))
             })
             .probed(|_| false)
-            .reverted(|_| entrance::disarm().map_err(last)),
+            .reverted(disarm),
             // With the boot that ends here: who reads the journal in the same one knows that it is still on the way down.
             Step::new(step::ENTER, |under: &mut Under, _| {
                 under.entrance.restart().map(|()| under.node.machine.boot_id())
@@ -138,7 +138,7 @@ impl Node {
     /// Takes back what was prepared, where the node has not entered the imager.
     pub fn abort(&self) -> Result<()> {
         self.under_way(&[State::Begun, State::Prepared, State::Failed], "abort")?;
-        entrance::disarm()?;
+        entrance::disarm(&self.machine.host())?;
         self.place.clear()?;
         self.note(step::PREPARE, steps::What::Failed, Some("aborted".into()))
     }
@@ -222,6 +222,10 @@ fn hook_step(name: &'static str, moment: Moment) -> Step<Under> {
     })
     // Run again, what drains drains again: the node may have been put back meanwhile.
     .probed(|_| false)
+}
+
+fn disarm(under: &mut Under) -> Result<(), Failure> {
+    entrance::disarm(&under.node.machine.host()).map_err(last)
 }
 
 fn undrain(under: &mut Under) -> Result<(), Failure> {
