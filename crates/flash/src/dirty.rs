@@ -24,7 +24,7 @@ impl Flash<'_> {
         // After the first write of a flash that was cut off the disk is no longer the old one.
         let log = prepared.undo.as_ref().filter(|_| !prepared.resumed);
         let chunks_a_segment = SEGMENT_BYTES / geometry.chunk;
-        let size = if prepared.tail { geometry.disk } else { compared_size(geometry) };
+        let size = compared_size(geometry, prepared.tail);
         let all = Compare::segments(size);
         let forced = Self::forced(geometry, meanwhile);
         let compare = |log| Compare {
@@ -50,7 +50,10 @@ impl Flash<'_> {
                 self.watch.phase("comparing again", size);
                 compare(None).run(all.clone(), &prepared.verdicts, self.threads())?;
                 match log {
-                    Some(log) => undo::differing(self.disk, log, geometry, self.watch, self.threads())?,
+                    Some(log) => {
+                        self.watch.phase("comparing with the undo log", size);
+                        undo::differing(self.disk, log, geometry, size, self.watch, self.threads())?
+                    }
                     None => ChunkSet::default(),
                 }
             }

@@ -76,7 +76,7 @@ impl Flash<'_> {
             let why = format!("not compared: nothing to keep or reuse at {count} places");
             return Ok(Examined { verdicts, index: None, compared: Compared::default(), why });
         }
-        let size = if tail { geometry.disk } else { compared_size(geometry) };
+        let size = compared_size(geometry, tail);
         self.watch.phase("comparing", size);
         let compare = Compare {
             disk: self.disk,
@@ -154,7 +154,7 @@ pub(crate) fn take_all(image: &Image, verdicts: &Verdicts) -> Result<()> {
     Ok(())
 }
 
-/// How far the disk is read to compare it: the image's extent, to the end of the disk's chunk.
-pub(crate) fn compared_size(geometry: Geometry) -> u64 {
-    geometry.on_disk(geometry.image_chunks() - 1).end
+/// How far the disk is read to compare it: the image's extent, to the end of the disk's chunk; or, with its `tail`, all of it.
+pub(crate) fn compared_size(geometry: Geometry, tail: bool) -> u64 {
+    if tail { geometry.disk } else { geometry.on_disk(geometry.image_chunks() - 1).end }
 }

@@ -36,6 +36,11 @@ impl Geometry {
         start..(start + self.chunk).min(self.disk)
     }
 
+    /// How many bytes of the image these chunks hold.
+    pub fn image_bytes(&self, chunks: impl Iterator<Item = u64>) -> u64 {
+        chunks.map(|chunk| self.in_image(chunk)).map(|range| range.end - range.start).sum()
+    }
+
     /// The chunk that holds byte `offset`.
     pub fn chunk_of(&self, offset: u64) -> u64 {
         offset / self.chunk

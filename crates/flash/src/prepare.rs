@@ -163,7 +163,7 @@ impl Flash<'_> {
             prepared.index = None;
         }
         if let Some(log) = logging {
-            let old_size = if keep.tail { geometry.disk } else { compared_size(geometry) };
+            let old_size = compared_size(geometry, keep.tail);
             let old_blake3 =
                 compared.old_blake3(old_size).ok_or_else(|| Error::Refused("the disk was not read whole".into()))?;
             log.seal(None, &Seal { old_blake3: Some(old_blake3), old_size })?;
@@ -229,7 +229,7 @@ impl Flash<'_> {
 
     /// Logs what turning the boot area off will overwrite behind the part of the disk that was compared.
     pub(crate) fn log_kill(&self, log: &Log, geometry: Geometry, meanwhile: &Meanwhile, tail: bool) -> Result<()> {
-        let read_to = if tail { geometry.disk } else { compared_size(geometry) };
+        let read_to = compared_size(geometry, tail);
         for (offset, _) in meanwhile.then.iter().filter(|(offset, _)| *offset >= read_to) {
             let chunk = geometry.chunk_of(*offset);
             let range = geometry.on_disk(chunk);

@@ -50,7 +50,7 @@ impl Flash<'_> {
             gather.stage_fetched(stage, &job, tools)?;
             job.wanted.iter().for_each(|wanted| verdicts.set(wanted.chunk, Verdict::Staged));
             fetched.fetch_add(job.range().end - job.range().start, Ordering::Relaxed);
-            self.watch.advance(job.wanted.len() as u64 * geometry.chunk);
+            self.watch.advance(geometry.image_bytes(job.wanted.iter().map(|wanted| wanted.chunk)));
             Ok(())
         })?;
         stage.seal(Some(verdicts), &Seal { old_blake3: None, old_size: 0 })?;
@@ -72,7 +72,7 @@ impl Flash<'_> {
                 // What did not come out right is fetched.
                 verdicts.set(*chunk, if done.contains(chunk) { Verdict::Staged } else { Verdict::Fetch });
             }
-            self.watch.advance(chunks.len() as u64 * geometry.chunk);
+            self.watch.advance(geometry.image_bytes(chunks.iter().map(|(chunk, ..)| *chunk)));
             Ok(())
         })
     }

@@ -19,6 +19,7 @@ use crate::apply::turn;
 use crate::boot_area::{BootArea, Meanwhile};
 use crate::compare::SEGMENT_BYTES;
 use crate::error::{Error, Result};
+use crate::examine::compared_size;
 use crate::geometry::{Geometry, len};
 use crate::log::{Content, Contents, Digests, Event, Kind, Log, Purpose, Reader, Record, State};
 use crate::prove::{Counters, Prover};
@@ -93,11 +94,13 @@ pub struct Undo<'a> {
     pub watch: &'a dyn Watch,
 }
 
-/// The chunks of the disk that are not what the log says they were.
+/// The chunks of the disk that are not what the log says they were. `size` is how far it was read for that log; one chunk
+/// further on may stand in it alone.
 pub(crate) fn differing(
     disk: &dyn Disk,
     log: &Log,
     geometry: Geometry,
+    size: u64,
     watch: &dyn Watch,
     workers: usize,
 ) -> Result<ChunkSet> {
@@ -145,7 +148,8 @@ pub(crate) fn differing(
         look(buffer, &digests)?;
         // What is looked at once more afterwards was counted here.
         let chunks = digests.first..digests.first + digests.digests.len() as u64;
-        watch.advance(chunks.map(|index| len(&geometry.on_disk(index)) as u64).sum());
+        let ranges = chunks.map(|index| geometry.on_disk(index)).filter(|range| range.start < size);
+        watch.advance(ranges.map(|range| range.end - range.start).sum());
         Ok(())
     })?;
     let mut own = buffer();
@@ -166,11 +170,10 @@ impl Undo<'_> {
         let begin = Instant::now();
         let geometry = self.found.geometry;
         self.check_disk()?;
-        let read =
-            if self.found.contents.header.tail { geometry.disk } else { crate::examine::compared_size(geometry) };
+        let read = compared_size(geometry, self.found.contents.header.tail);
         self.watch.phase("comparing", read);
         let log = Log::reopen(Arc::clone(&self.medium), &self.found.contents)?;
-        let differing = differing(self.disk, &log, geometry, self.watch, self.threads())?;
+        let differing = differing(self.disk, &log, geometry, read, self.watch, self.threads())?;
         let counters = Counters::default();
         let (mut restored, mut from_image) = (0, 0);
         if differing.count() > 0 {
@@ -387,8 +390,7 @@ impl Undo<'_> {
     /// The old disk's digest, from its chunks' digests, each of which the disk now has.
     fn old_blake3(&self, log: &Log) -> Result<Option<Digest>> {
         let geometry = self.found.geometry;
-        let size =
-            if self.found.contents.header.tail { geometry.disk } else { crate::examine::compared_size(geometry) };
+        let size = compared_size(geometry, self.found.contents.header.tail);
         let count = size.div_ceil(SEGMENT_BYTES);
         let mut segments: Vec<Option<Digest>> = vec![None; count as usize];
         for record in records(log, Kind::Digests)? {

@@ -65,8 +65,7 @@ impl Verdicts {
 
     /// Bytes of the image with a verdict for which `is` says yes.
     pub fn bytes(&self, geometry: Geometry, is: impl Fn(Verdict) -> bool) -> u64 {
-        let chunks = self.iter().filter(|(_, verdict)| is(*verdict));
-        chunks.map(|(chunk, _)| geometry.in_image(chunk)).map(|range| range.end - range.start).sum()
+        geometry.image_bytes(self.iter().filter(|(_, verdict)| is(*verdict)).map(|(chunk, _)| chunk))
     }
 
     /// All verdicts in disk order.

@@ -7,10 +7,10 @@ mod support;
 
 use flash::log::State;
 use flash::undo::Found;
-use flash::{Dirty, Error, Flash, Unwatched};
+use flash::{Dirty, Error, Flash};
 use keepstate_flash as flash;
 use support::images::{Pair, Shape};
-use support::machine::{Is, Machine, classify};
+use support::machine::{Is, Machine, Totals, classify};
 use support::{Power, Random};
 
 /// Cuts at operation `cut`, then goes both ways. Gives what the disk was after the cut, or nothing if all was done before.
@@ -154,7 +154,7 @@ fn what_was_written_after_prepare_is_logged_and_overwritten() {
             let pair = Pair::new(&shape, seed);
             let image = pair.open();
             let machine = Machine::new(&pair.old, &shape);
-            let flash = Flash { disk: &machine.disk, image: &image, workers: 1, watch: &Unwatched };
+            let flash = Flash { disk: &machine.disk, image: &image, workers: 1, watch: &Totals::default() };
             let mut prepared = flash.prepare(&machine.keep(&shape, 1)).unwrap();
             let mut dirty = flash::ChunkSet::new(pair.old.len() as u64 / 65536);
             for _ in 0..10 {
@@ -187,7 +187,7 @@ fn what_is_known_to_be_dirty_is_taken_up_before_the_outage() {
         let pair = Pair::new(&shape, seed);
         let image = pair.open();
         let machine = Machine::new(&pair.old, &shape);
-        let flash = Flash { disk: &machine.disk, image: &image, workers: 1, watch: &Unwatched };
+        let flash = Flash { disk: &machine.disk, image: &image, workers: 1, watch: &Totals::default() };
         let keep = || machine.keep(&shape, 1);
         drop(flash.prepare(&keep()).unwrap());
         let mut dirty = flash::ChunkSet::new(pair.old.len() as u64 / 65536);
@@ -226,7 +226,7 @@ fn a_sector_that_does_not_keep_what_is_written_is_named() {
     for (times, ends_well) in [(1, true), (2, true), (1000, false)] {
         let machine = Machine::new(&pair.old, &shape);
         let image = pair.open();
-        let flash = Flash { disk: &machine.disk, image: &image, workers: 1, watch: &Unwatched };
+        let flash = Flash { disk: &machine.disk, image: &image, workers: 1, watch: &Totals::default() };
         let mut prepared = flash.prepare(&machine.keep(&shape, 1)).unwrap();
         machine.disk.bad.lock().unwrap().insert(sector, times);
         let result = flash.apply(&mut prepared, &Dirty::Nothing, None);

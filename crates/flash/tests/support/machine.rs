@@ -1,9 +1,9 @@
 //! A simulated machine: what a flash of it does, what an undo does, and what its disk is afterwards.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use flash::undo::{Found, Undo};
-use flash::{Dirty, Error, Flash, Keep, Space, Unwatched};
+use flash::{Dirty, Error, Flash, Keep, Space, Watch};
 use image::Image;
 use keepstate_flash as flash;
 
@@ -61,7 +61,7 @@ impl Machine {
     }
 
     pub fn flash(&self, image: &Image, shape: &Shape, id: u64) -> flash::Result<model::report::FlashReport> {
-        let flash = Flash { disk: &self.disk, image, workers: shape.workers, watch: &Unwatched };
+        let flash = Flash { disk: &self.disk, image, workers: shape.workers, watch: &Totals::default() };
         let mut prepared = flash.prepare(&self.keep(shape, id))?;
         flash.apply(&mut prepared, &Dirty::Nothing, None)
     }
@@ -79,7 +79,8 @@ impl Machine {
             Err(Error::Unusable { .. }) => return Ok(false),
             Err(error) => return Err(error),
         };
-        let undo = Undo { disk: &self.disk, medium, found: &found, image, workers: shape.workers, watch: &Unwatched };
+        let undo =
+            Undo { disk: &self.disk, medium, found: &found, image, workers: shape.workers, watch: &Totals::default() };
         undo.run().map(|_| true)
     }
 }
@@ -102,4 +103,22 @@ pub fn classify(pair: &Pair, shape: &Shape, content: &[u8]) -> Is {
     } else {
         panic!("half one image and half another, and it boots");
     }
+}
+
+/// Sees to it that no phase goes past its total.
+#[derive(Debug, Default)]
+pub struct Totals(Mutex<(&'static str, u64, u64)>);
+
+impl Watch for Totals {
+    fn phase(&self, name: &'static str, bytes: u64) {
+        *self.0.lock().unwrap() = (name, 0, bytes);
+    }
+
+    fn advance(&self, bytes: u64) {
+        let (name, done, total) = &mut *self.0.lock().unwrap();
+        *done += bytes;
+        assert!(*done <= *total, "{name}: {done} of {total} bytes");
+    }
+
+    fn pace(&self, _bytes: u64) {}
 }
