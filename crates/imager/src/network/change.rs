@@ -114,6 +114,7 @@ mod tests {
             protocol: 4,
             scope,
             mtu: None,
+            hop_limit: None,
         }
     }
 

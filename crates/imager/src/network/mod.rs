@@ -179,6 +179,9 @@ pub struct Route {
     /// Largest packet that goes this way, bytes, where it is less than the interface's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// How many hops a packet that goes this way may take, where it is not the interface's: routers advertise it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hop_limit: Option<u32>,
 }
 
 /// Where a route leads.
@@ -309,6 +312,7 @@ mod tests {
                 protocol: 4,
                 scope: 0,
                 mtu: None,
+                hop_limit: Some(64),
             }],
             rules: vec![Rule { then: Then::Goto { priority: 7 }, ..Rule::default() }],
             host_name: "node-1".into(),

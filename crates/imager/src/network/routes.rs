@@ -44,6 +44,7 @@ pub(super) fn understand(
         protocol: header.protocol.into(),
         scope: header.scope.into(),
         mtu: None,
+        hop_limit: None,
     };
     let mut over = None;
     let mut odd = Vec::new();
@@ -67,9 +68,10 @@ pub(super) fn understand(
             RouteAttribute::Metrics(metrics) => {
                 for metric in metrics {
                     match metric {
-                        RouteMetric::Mtu(mtu) => route.mtu = Some(*mtu),
                         // The kernel fills in some that nobody set; 0 is none.
                         other if format!("{other:?}").ends_with("(0)") => {}
+                        RouteMetric::Mtu(mtu) => route.mtu = Some(*mtu),
+                        RouteMetric::Hoplimit(hops) => route.hop_limit = Some(*hops),
                         other => odd.push(format!("{other:?}")),
                     }
                 }
@@ -154,7 +156,11 @@ pub(super) fn message(number: Option<u32>, route: &Route) -> RouteMessage {
     }
     attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(RouteAddress::from(source))));
     attributes.extend(route.metric.map(RouteAttribute::Priority));
-    attributes.extend(route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
+    let metrics = [route.mtu.map(RouteMetric::Mtu), route.hop_limit.map(RouteMetric::Hoplimit)];
+    let metrics: Vec<_> = metrics.into_iter().flatten().collect();
+    if !metrics.is_empty() {
+        attributes.push(RouteAttribute::Metrics(metrics));
+    }
     message
 }
 

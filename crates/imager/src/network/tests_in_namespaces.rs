@@ -125,7 +125,7 @@ fn rules_and_all_tables_are_the_same_where_cards_have_other_names() {
         "route add unreachable 10.11.0.0/16 metric 8 table 77",
         "route add prohibit 10.12.0.0/16 table 77",
         "route add throw 10.13.0.0/16 table 77",
-        "-6 route add default via fd00:7::9 table 78",
+        "-6 route add default via fd00:7::9 mtu 1320 hoplimit 60 table 78",
         "-6 route add blackhole fd00:9::/64 table 78",
         "rule add from 10.7.0.2 lookup 77 priority 100",
         "rule add not to 10.0.0.0/8 fwmark 0x10/0xf0 lookup 100000 priority 101",

@@ -19,7 +19,6 @@ pub(super) struct Volume {
     _mount: Mount,
     device: LoopDevice,
     point: PathBuf,
-    backing: PathBuf,
 }
 
 impl Volume {
@@ -28,14 +27,17 @@ impl Volume {
         let backing = memory.join(format!("keepstate-bench-volume-{}", std::process::id()));
         let file = File::create(&backing).with_context(|| format!("making {}", backing.display()))?;
         file.set_len(size)?;
-        let device = LoopDevice::attach(&backing, 512).context("making a loop device")?;
+        let device = LoopDevice::attach(&backing, 512).context("making a loop device");
+        // The device keeps it; nobody else needs its name, and without one it goes with the device.
+        fs::remove_file(&backing).with_context(|| format!("removing {}", backing.display()))?;
+        let device = device?;
         for (what, kib) in [("max_sectors_kb", REQUEST_KIB), ("read_ahead_kb", READ_AHEAD_KIB)] {
             fs::write(format!("/sys/block/{}/queue/{what}", device.name()), kib.to_string())?;
         }
         run::run("mke2fs", ["-q", "-t", "ext4", "-E", "lazy_itable_init=0", &device.path().display().to_string()])?;
         fs::create_dir_all(&point)?;
         let mount = Mount::new(device.path(), &point, "ext4")?;
-        Ok(Self { _mount: mount, device, point, backing })
+        Ok(Self { _mount: mount, device, point })
     }
 
     /// Where it is mounted.
@@ -46,12 +48,5 @@ impl Volume {
     /// From now on it gives so many requests a second, until what is returned goes.
     pub(super) fn held_to(&self, requests: u64) -> Result<Slow> {
         Slow::new(self.device.path(), requests)
-    }
-}
-
-impl Drop for Volume {
-    fn drop(&mut self) {
-        // The space is free once mount and loop device have gone, just after this.
-        let _ = fs::remove_file(&self.backing);
     }
 }
