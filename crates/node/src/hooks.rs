@@ -149,15 +149,30 @@ fn end_group(child: &Child) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn hook(folder: &Path, name: &str, script: &str) {
-        let directory = folder.join("drain.d");
+    /// Puts a hook of a moment below the directory of hooks.
+    pub(crate) fn put(hooks: &Path, moment: Moment, name: &str, script: &str) {
+        let directory = hooks.join(moment.directory());
         fs::create_dir_all(&directory).unwrap();
         let path = directory.join(name);
         fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Puts a hook for each of these moments that says its moment's name. Gives what gives the names said so far, a line each.
+    pub(crate) fn put_hooks(hooks: &Path, moments: &[Moment]) -> impl Fn() -> String {
+        let told = hooks.with_extension("told");
+        for moment in moments {
+            let name = moment.directory().trim_end_matches(".d");
+            put(hooks, *moment, "10-tells", &format!("echo {name} >>'{}'", told.display()));
+        }
+        move || fs::read_to_string(&told).unwrap_or_default()
+    }
+
+    fn hook(folder: &Path, name: &str, script: &str) {
+        put(folder, Moment::Drain, name, script);
     }
 
     fn drain(folder: &Path, limit: Duration) -> Result<String, Failure> {

@@ -4,7 +4,8 @@ use std::fs;
 
 use imager::job::Task;
 use imager::untouched::Outcome;
-use imager::worker::Ending;
+use imager::worker::{Ending, wall_clock};
+use jiff::Timestamp;
 use steps::{Journal, What};
 
 use crate::caches::Loading;
@@ -25,6 +26,8 @@ impl Node {
         let Some((record, state)) = status.upgrade.zip(status.state) else { return Ok(None) };
         let state = match state {
             State::Entering | State::RollingBack => self.learn(&record, state)?,
+            // Armed, and restarted by somebody else or by a power cut before the order was noted.
+            State::Prepared if self.ending_of(&record)?.is_some() => self.learn(&record, State::Entering)?,
             state => state,
         };
         // Asked of the state, and not only while learning: the power may go between two lines of the journal.
@@ -34,7 +37,7 @@ impl Node {
 
     /// What the imager says that it has done.
     fn learn(&self, record: &Record, state: State) -> Result<State> {
-        let ending = self.ending()?.filter(|ending| ending.upgrade == record.id);
+        let ending = self.ending_of(record)?;
         let left = self.journal()?;
         let left = left.last(if state == State::Entering { step::ENTER } else { step::ROLL_BACK });
         let left = left.filter(|entry| entry.what == What::Done).and_then(|entry| entry.text.clone());
@@ -55,7 +58,7 @@ impl Node {
 
     /// Leaves a new OS to a person when data disks are not as they were. Gives the state after that.
     fn ask_of_changed_data(&self, record: &Record) -> Result<State> {
-        let ending = self.ending()?.filter(|ending| ending.upgrade == record.id);
+        let ending = self.ending_of(record)?;
         let Some(changed) = ending.as_ref().and_then(changed_data) else { return Ok(State::OnTrial) };
         self.note(step::ASK, What::Noted, Some(changed))?;
         Ok(State::Asked)
@@ -72,6 +75,10 @@ impl Node {
         }
     }
 
+    fn ending_of(&self, record: &Record) -> Result<Option<Ending>> {
+        Ok(self.ending()?.filter(|ending| ending.upgrade == record.id))
+    }
+
     /// The imager's log goes where people look for logs. It stays in the place, too.
     fn carry_log(&self) {
         let path = self.machine.path(LOG);
@@ -79,6 +86,30 @@ impl Node {
         if let Err(error) = folder.and_then(|()| fs::copy(self.place.imager_log(), &path)) {
             tracing::warn!(%error, "the imager's log is not in {LOG}, but only in the place");
         }
+    }
+
+    /// When this upgrade took the node out of traffic, if nobody has taken it back since.
+    pub(crate) fn drained(&self) -> Result<Option<Timestamp>> {
+        let mut drained = None;
+        for entry in self.journal()?.entries() {
+            match (entry.step.as_str(), entry.what) {
+                (step::DRAIN, What::Begun | What::Done) => drained = Some(entry.time),
+                (step::DRAIN, What::Reverted) | (step::UNDRAIN, _) => drained = None,
+                _ => {}
+            }
+        }
+        Ok(drained)
+    }
+
+    /// Takes the node back into traffic where an upgrade drained it and the machine restarted before the imager was armed:
+    /// whoever ran the upgrade is gone.
+    pub(crate) fn return_to_traffic(&self, record: &Record) -> Result<()> {
+        let booted = self.machine.uptime().map(|uptime| wall_clock() - uptime);
+        let is_before = |time: Timestamp| booted.is_some_and(|booted| (time.as_millisecond() as f64) < booted * 1e3);
+        if self.drained()?.is_some_and(is_before) {
+            self.after(record, Moment::Undrain);
+        }
+        Ok(())
     }
 
     /// Does, once, what has to be done when the old OS is back: its caches, and the hooks. Whether there was anything.
@@ -145,11 +176,12 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::hooks;
     use crate::machine::Machine;
 
     /// A node below `folder` that has come out of the imager, with what the journal has and what the imager left.
     fn node(folder: &Path, before: &[(&str, What)], ending: &Ending) -> Node {
-        let text = format!("place = {:?}", folder.join("place"));
+        let text = format!("place = {:?}\nhooks = {:?}", folder.join("place"), folder.join("hooks"));
         let node = Node { machine: Machine::below(folder), ..Node::new(Config::parse_text(&text).unwrap()) };
         node.place.make().unwrap();
         let record = Record::example(&ending.upgrade, &[]);
@@ -206,6 +238,55 @@ mod tests {
         let asked = node.status().unwrap().journal.len();
         assert_eq!(node.learned().unwrap().unwrap().1, State::Asked);
         assert_eq!(node.status().unwrap().journal.len(), asked, "once");
+    }
+
+    #[test]
+    fn a_node_that_was_armed_and_lost_its_power_is_tried_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let node =
+            node(folder.path(), &[(step::PREPARE, What::Done), (step::ARM, What::Done)], &ending(Task::Flash, true));
+        assert_eq!(node.learned().unwrap().unwrap().1, State::OnTrial);
+        fs::remove_file(node.place.ending()).unwrap();
+        fs::remove_file(node.place.journal()).unwrap();
+        node.note(step::PREPARE, What::Done, None).unwrap();
+        assert_eq!(node.learned().unwrap().unwrap().1, State::Prepared, "the imager was not there");
+    }
+
+    #[test]
+    fn a_node_that_restarts_while_it_is_drained_comes_back_into_traffic_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let node =
+            node(folder.path(), &[(step::PREPARE, What::Done), (step::DRAIN, What::Done)], &ending(Task::Flash, true));
+        fs::remove_file(node.place.ending()).unwrap();
+        let told = hooks::tests::put_hooks(&node.config.hooks, &[Moment::Undrain]);
+        let uptime = |seconds: &str| {
+            fs::create_dir_all(node.machine.path("/proc")).unwrap();
+            fs::write(node.machine.path("/proc/uptime"), seconds).unwrap();
+        };
+        uptime("1000.0 0");
+        node.trial().unwrap();
+        assert_eq!(told(), "", "it is drained in this boot: its upgrade may be running");
+        thread::sleep(Duration::from_millis(20));
+        uptime("0.001 0");
+        for _ in 0..2 {
+            node.trial().unwrap();
+            assert_eq!(told(), "undrain\n");
+        }
+        assert_eq!(node.status().unwrap().state, Some(State::Prepared));
+    }
+
+    #[test]
+    fn an_upgrade_that_is_given_up_takes_the_node_back_into_traffic() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path(), &[(step::PREPARE, What::Done)], &ending(Task::Flash, true));
+        let told = hooks::tests::put_hooks(&node.config.hooks, &[Moment::Undrain]);
+        put_entry(folder.path());
+        node.abort().unwrap();
+        assert_eq!(told(), "", "it was not drained");
+        node.note(step::PREPARE, What::Done, None).unwrap();
+        node.note(step::DRAIN, What::Begun, None).unwrap();
+        node.abort().unwrap();
+        assert_eq!((told().as_str(), node.status().unwrap().state), ("undrain\n", Some(State::Failed)));
     }
 
     #[test]

@@ -124,7 +124,8 @@ fn mounts(table: &str, root: &Target) -> Vec<DataMount> {
     mounts
 }
 
-fn addresses() -> io::Result<Vec<IpAddr>> {
+/// The node's own addresses, but for `localhost`.
+pub(crate) fn addresses() -> io::Result<Vec<IpAddr>> {
     let network = imager::network::capture(Path::new("/"))?;
     let addresses = network.links.into_iter().flat_map(|link| link.addresses);
     // What an IPv6 router lends depends on when it speaks.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,6 +13,7 @@ use steps::Failure;
 use sys::mountinfo;
 
 use crate::machine::Machine;
+use crate::surroundings;
 
 /// Between two looks at what is not ready yet.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -65,15 +66,21 @@ pub(crate) fn inactive(units: &[String]) -> Result<Vec<String>, Failure> {
         .collect())
 }
 
-/// Waits until somebody listens at a port of this node.
+/// Waits until somebody listens at a port of this node, at whichever of its addresses: many datastores listen at one only.
 pub(crate) fn wait_for_port(port: u16, end: Instant) -> Result<(), Failure> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let answers =
+        |ip: IpAddr| TcpStream::connect_timeout(&SocketAddr::from((ip, port)), Duration::from_secs(2)).map(drop);
     loop {
-        match TcpStream::connect_timeout(&address, Duration::from_secs(2)) {
-            Ok(_) => return Ok(()),
-            Err(_) if Instant::now() < end => thread::sleep(PAUSE),
-            Err(error) => return Err(Failure::last(format!("port {port} does not answer: {error}"))),
+        // Asked anew each time: an address may come later than its datastore.
+        let own = surroundings::addresses().unwrap_or_default();
+        let Err(error) = answers(Ipv4Addr::LOCALHOST.into()) else { return Ok(()) };
+        if [IpAddr::from(Ipv6Addr::LOCALHOST)].into_iter().chain(own).any(|ip| answers(ip).is_ok()) {
+            return Ok(());
         }
+        if Instant::now() >= end {
+            return Err(Failure::last(format!("port {port} does not answer at any of this node's addresses: {error}")));
+        }
+        thread::sleep(PAUSE);
     }
 }
 
@@ -122,6 +129,18 @@ mod tests {
         drop(listener);
         let failure = wait_for_port(port, Instant::now()).unwrap_err();
         assert!(failure.why.contains(&format!("port {port} does not answer")), "{failure}");
+    }
+
+    #[test]
+    fn a_port_answers_at_whichever_address_its_datastore_listens() {
+        let mut addresses: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        addresses.extend(surroundings::addresses().unwrap());
+        // Where the machine has no IPv6, nobody can listen there.
+        let listeners: Vec<_> = addresses.into_iter().filter_map(|ip| TcpListener::bind((ip, 0)).ok()).collect();
+        assert!(!listeners.is_empty());
+        for listener in listeners {
+            wait_for_port(listener.local_addr().unwrap().port(), Instant::now()).unwrap();
+        }
     }
 
     #[test]

@@ -137,10 +137,14 @@ impl Node {
 
     /// Takes back what was prepared, where the node has not entered the imager.
     pub fn abort(&self) -> Result<()> {
-        self.under_way(&[State::Begun, State::Prepared, State::Failed], "abort")?;
+        let (record, _) = self.under_way(&[State::Begun, State::Prepared, State::Failed], "abort")?;
         entrance::disarm(&self.machine.host())?;
         self.place.clear()?;
-        self.note(step::PREPARE, steps::What::Failed, Some("aborted".into()))
+        self.note(step::PREPARE, steps::What::Failed, Some("aborted".into()))?;
+        if self.drained()?.is_some() {
+            self.after(&record, Moment::Undrain);
+        }
+        Ok(())
     }
 
     fn begin(&self, opened: Opened, again: bool, watch: Box<dyn Watch>) -> Result<Under> {
