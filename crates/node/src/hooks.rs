@@ -58,8 +58,8 @@ impl Moment {
 pub struct Told<'a> {
     /// Which moment.
     pub moment: Moment,
-    /// Which upgrade.
-    pub upgrade: &'a str,
+    /// Which upgrade; none before one is begun, which only those of preflight see.
+    pub upgrade: Option<&'a str>,
     /// The image, `name@version`.
     pub image: &'a str,
 }
@@ -176,7 +176,7 @@ pub(crate) mod tests {
     }
 
     fn drain(folder: &Path, limit: Duration) -> Result<String, Failure> {
-        let told = Told { moment: Moment::Drain, upgrade: "7", image: "debian@2" };
+        let told = Told { moment: Moment::Drain, upgrade: Some("7"), image: "debian@2" };
         run(folder, &told, Instant::now() + limit)
     }
 

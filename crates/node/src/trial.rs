@@ -291,7 +291,7 @@ impl Node {
         }
         let (units, ports) = (self.config.trial.units.len(), self.config.trial.ports.len());
         let warm = loading.finish();
-        let told = Told { moment: Moment::Trial, upgrade: &record.id, image: &record.image };
+        let told = Told { moment: Moment::Trial, upgrade: Some(&record.id), image: &record.image };
         let said = hooks::run(&self.config.hooks, &told, end)?;
         let lines = [Some(format!("{units} units are up, {ports} ports answer")), warm, Some(said)];
         Ok(lines.into_iter().flatten().filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n"))
@@ -339,7 +339,7 @@ impl Node {
 
     /// Runs hooks whose answer changes nothing any more; it is noted.
     pub(crate) fn after(&self, record: &Record, moment: Moment) {
-        let told = Told { moment, upgrade: &record.id, image: &record.image };
+        let told = Told { moment, upgrade: Some(&record.id), image: &record.image };
         let (what, text) = match hooks::run(&self.config.hooks, &told, Instant::now() + hooks::LIMIT) {
             Ok(said) if said.is_empty() => return,
             Ok(said) => (What::Done, said),

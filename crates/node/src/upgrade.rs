@@ -220,7 +220,7 @@ fn refresh_step(quickly: bool) -> Step<Under> {
 
 fn hook_step(name: &'static str, moment: Moment) -> Step<Under> {
     Step::new(name, move |under: &mut Under, end: Instant| {
-        let told = Told { moment, upgrade: &under.record.id, image: &under.record.image };
+        let told = Told { moment, upgrade: Some(&under.record.id), image: &under.record.image };
         let said = hooks::run(&under.node.config.hooks, &told, end)?;
         Ok((!said.is_empty()).then_some(said))
     })
@@ -233,7 +233,7 @@ fn disarm(under: &mut Under) -> Result<(), Failure> {
 }
 
 fn undrain(under: &mut Under) -> Result<(), Failure> {
-    let told = Told { moment: Moment::Undrain, upgrade: &under.record.id, image: &under.record.image };
+    let told = Told { moment: Moment::Undrain, upgrade: Some(&under.record.id), image: &under.record.image };
     hooks::run(&under.node.config.hooks, &told, Instant::now() + hooks::LIMIT).map(|_| ())
 }
 

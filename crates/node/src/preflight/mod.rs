@@ -6,6 +6,7 @@ mod data;
 pub mod datastores;
 mod first_boot;
 mod fit;
+mod hooks;
 mod login;
 mod lost;
 mod needs;
@@ -74,6 +75,8 @@ pub struct Facts<'a> {
     pub user_data: Result<Vec<Formats>, String>,
     /// Files on the root that data needs, and what the image has in their place; why that is not known.
     pub needs: Result<Vec<Need>, String>,
+    /// What the owner's hooks said, who all said yes; the one that said no, with its words.
+    pub hooks: Result<String, String>,
     /// Packages of this node, name to version; nothing without dpkg's database.
     pub packages: Option<BTreeMap<String, String>>,
     /// Programs of datastores that stand here at their usual places.
@@ -144,14 +147,16 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         /// A person reads no more; `--json` has all.
         const SHOWN: usize = 20;
+        // A hook says what it likes.
+        let indented = |text: &str| text.replace('\n', "\n           ");
         let list = match &self.verdict {
-            Verdict::Fine { seen } => return write!(f, "ok       {}: {seen}", self.what),
+            Verdict::Fine { seen } => return write!(f, "ok       {}: {}", self.what, indented(seen)),
             Verdict::Warning { why, list } => {
-                write!(f, "warning  {}: {why}", self.what)?;
+                write!(f, "warning  {}: {}", self.what, indented(why))?;
                 list
             }
             Verdict::Refused { why, remedy, list } => {
-                write!(f, "refused  {}: {why}; {remedy}", self.what)?;
+                write!(f, "refused  {}: {}; {remedy}", self.what, indented(why))?;
                 list
             }
         };
@@ -201,7 +206,7 @@ fn unknown(what: &str) -> Verdict {
 /// All checks, in the order in which a person would want to read them.
 pub fn check(facts: &Facts<'_>) -> Vec<Finding> {
     type Check = fn(&Facts<'_>) -> Verdict;
-    let checks: [(&'static str, Check); 21] = [
+    let checks: [(&'static str, Check); 22] = [
         ("root disk", fit::root_disk),
         ("data on the root disk", data::on_root_disk),
         ("size", fit::size),
@@ -221,6 +226,7 @@ pub fn check(facts: &Facts<'_>) -> Vec<Finding> {
         ("datastore versions", datastores::check),
         ("login", login::check),
         ("agent", login::agent),
+        ("hooks", hooks::check),
         ("lost files", lost::unowned),
         ("changed files", lost::changed),
     ];

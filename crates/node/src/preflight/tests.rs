@@ -83,6 +83,7 @@ fn facts(manifest: &Manifest) -> Facts<'_> {
         firmware: Firmware { secure_boot: Ok(false), lockdown: Some("none".into()) },
         user_data: Ok(vec![]),
         needs: Ok(vec![]),
+        hooks: Ok(String::new()),
         packages: Some(packages(&[("mariadb-server", "1:10.11.4-1"), ("dash", "0.5")])),
         datastore_programs: vec![],
         compatible: &[],
@@ -475,6 +476,20 @@ fn any_one_way_in_for_a_person_is_enough() {
 fn an_image_without_the_agent_is_taken_with_a_warning_of_what_it_cannot_have() {
     let found = verdict("agent", |image| setup(image).has_agent = false, |_| {});
     is_not_refused(&found, &["warning", "no trial", "no identity"]);
+}
+
+#[test]
+fn a_hook_that_says_no_is_heard_and_those_that_say_yes_are_quoted() {
+    let hooks = |said: Result<&str, &str>| {
+        let said = said.map(String::from).map_err(String::from);
+        verdict("hooks", |_| {}, |facts| facts.hooks = said)
+    };
+    is_not_refused(&hooks(Ok("")), &["ok", "there are none"]);
+    let two = hooks(Ok("10-lag: no lag\n20-backup: of today"));
+    is_not_refused(&two, &["ok", "no lag", "\n           20-backup: of today"]);
+    let no = hooks(Err("the hook 10-lag ended with code 3: replica 2 is behind"));
+    is_refused(&no, &["replica 2 is behind", "preflight.d"]);
+    assert!(!no.to_string().contains("accept ="), "{no}");
 }
 
 #[test]

@@ -70,7 +70,7 @@ impl Room {
 
     /// Runs the hooks of a moment as the agent does.
     pub(crate) fn run(&self, moment: Moment) -> Result<String, Failure> {
-        let told = Told { moment, upgrade: "20261121T120000Z", image: "debian@2" };
+        let told = Told { moment, upgrade: Some("20261121T120000Z"), image: "debian@2" };
         hooks::run(&self.path("hooks"), &told, Instant::now() + Duration::from_mins(2))
     }
 }

@@ -2,6 +2,7 @@
 
 mod configuration;
 mod firmware;
+mod hooks;
 mod lost;
 mod needs;
 mod owners;
@@ -22,6 +23,7 @@ use imager::worker::chain;
 use super::{Facts, Finding, RootDisk, Standing, check};
 use crate::access::Operators;
 use crate::enter;
+use crate::hooks::LIMIT;
 use crate::identity;
 use crate::machine::Machine;
 use crate::node::Node;
@@ -36,7 +38,7 @@ pub enum Depth {
 }
 
 impl Node {
-    /// Looks at everything that can be known to be wrong. Changes nothing.
+    /// Looks at everything that can be known to be wrong, and asks the owner's hooks. Changes nothing.
     pub fn preflight(&self, opened: &Opened, depth: Depth) -> Vec<Finding> {
         let machine = &self.machine;
         let manifest = opened.image.manifest();
@@ -75,6 +77,7 @@ impl Node {
                 .as_ref()
                 .map_err(Clone::clone)
                 .and_then(|parts| needs::collect(machine, parts, &files_of(opened))),
+            hooks: hooks::ask(self, &opened.title(), LIMIT),
             packages: packages(machine),
             datastore_programs: needs::programs(machine),
             compatible: &self.config.compatible,

@@ -3,10 +3,17 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use steps::What;
 
 use super::*;
+use crate::config::Config;
+use crate::hooks::{Moment, tests::put as put_hook};
 use crate::packages::tests::put;
 use crate::preflight::{InImage, Need};
+use crate::record::Record;
+use crate::state::step;
 
 /// A machine whose root disk `vda` has a system partition and a root, and whose data is on `vdb`.
 struct Made {
@@ -290,4 +297,26 @@ fn programs_of_datastores_are_found_at_their_usual_places() {
     made.put("usr/lib/postgresql/15/bin/postgres", "");
     made.put("usr/sbin/mysqld", "");
     assert_eq!(needs::programs(&made.machine()), ["/usr/lib/postgresql/15/bin/postgres", "/usr/sbin/mysqld"]);
+}
+
+/// The hooks of preflight were documented and never run.
+#[test]
+fn the_owner_s_hooks_are_asked_and_told_of_the_upgrade_that_is_under_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!("place = {:?}\nhooks = {:?}", folder.path().join("place"), folder.path().join("hooks"));
+    let node = Node::new(Config::parse_text(&text).unwrap());
+    let ask = |seconds| hooks::ask(&node, "debian@2", Duration::from_secs(seconds));
+    assert_eq!(ask(20).as_deref(), Ok(""), "there are none");
+    put_hook(&node.config.hooks, Moment::Preflight, "10-tells", "cat");
+    let said = |upgrade: &str| format!(r#"{{"moment":"preflight","upgrade":{upgrade},"image":"debian@2"}}"#);
+    assert!(ask(20).unwrap().ends_with(&said("null")), "{:?}", ask(20));
+    node.place.make().unwrap();
+    Record::example("7", &[]).write(&node.place.record()).unwrap();
+    assert!(ask(20).unwrap().ends_with(&said("\"7\"")), "{:?}", ask(20));
+    node.note(step::COMMIT, What::Done, None).unwrap();
+    assert!(ask(20).unwrap().ends_with(&said("null")), "it is over: {:?}", ask(20));
+    put_hook(&node.config.hooks, Moment::Preflight, "20-no", "echo replica 2 is behind; exit 1");
+    assert!(ask(20).unwrap_err().ends_with("20-no ended with code 1: replica 2 is behind"));
+    put_hook(&node.config.hooks, Moment::Preflight, "10-tells", "echo asking; exec sleep 1000");
+    assert!(ask(1).unwrap_err().ends_with("10-tells did not end in time: asking"));
 }
