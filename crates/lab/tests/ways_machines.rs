@@ -19,12 +19,20 @@ fn partition_guid(disk: &Path, number: usize) -> String {
     guid.to_lowercase()
 }
 
-/// A source without systemd: GRUB boots the imager once, on a fresh kernel that has to load its own drivers.
+/// Hooks of every moment that write what they are told to the data disk.
+const TELLING_HOOKS: &str = "for moment in preflight drain quiesce trial undrain committed rolled-back; do \
+                             folder=/etc/keepstate/hooks/$moment.d && mkdir -p $folder && \
+                             printf '#!/bin/sh\\ncat >>/data/hooks; echo >>/data/hooks\\n' >$folder/10-tells && \
+                             chmod +x $folder/10-tells || exit 1; done; sync";
+
+/// A source without systemd: GRUB boots the imager once, on a fresh kernel that has to load its own drivers. The owner's hooks
+/// are run at each of their moments, in whichever OS that is.
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]
 fn a_sysvinit_system_is_upgraded_by_a_grub_entry_and_comes_back() {
     let pair = Pair { both: "lab.init=sysvinit", ..Pair::default() };
     let mut node = Tiny::start(&pair, "ways-grub-bios", |machine| machine, "").expect("a machine");
+    node.machine.sh(&format!("( {TELLING_HOOKS} )")).expect("hooks");
     let seen = node.node("preflight").expect("it does as it is told");
     assert!(seen.contains("way in: boot-entry (GRUB); not takeover: PID 1 is \"init\""), "{seen}");
     assert!(seen.contains("not kexec: PID 1 is \"init\""), "{seen}");
@@ -35,6 +43,18 @@ fn a_sysvinit_system_is_upgraded_by_a_grub_entry_and_comes_back() {
     node.machine
         .sh("test ! -e /boot/grub/keepstate && test ! -e /boot/grub/custom.cfg")
         .expect("nothing of ours is left");
+    // After the verdict that was waited for.
+    node.machine.sh_within("until grep -q undrain /data/hooks; do sleep 0.2; done", UP).expect("back in traffic");
+    let told = node.machine.sh("cat /data/hooks").expect("what the hooks were told");
+    let told: Vec<serde_json::Value> = told.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let moments: Vec<_> = told.iter().filter_map(|told| told["moment"].as_str()).collect();
+    let by_command = ["preflight", "preflight", "preflight", "drain", "quiesce", "trial", "rolled-back", "undrain"];
+    assert_eq!(moments, by_command, "preflight by itself, in `prepare` and in `upgrade`; then the rest once");
+    assert!(told[0]["upgrade"].is_null() && told[1]["upgrade"].is_null(), "none was begun: {told:?}");
+    assert!(
+        told[2]["upgrade"].is_string() && told[2..].iter().all(|one| one["upgrade"] == told[2]["upgrade"]),
+        "{told:?}"
+    );
 }
 
 /// The imager puts what the node keeps into an XFS: by takeover on a kernel that has it mounted, by an entry on one that has to

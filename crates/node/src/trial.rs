@@ -417,6 +417,17 @@ mod tests {
     }
 
     #[test]
+    fn a_commit_is_told_of_and_then_the_node_is_taken_back_into_traffic() {
+        let folder = tempfile::tempdir().unwrap();
+        let (node, _) = node(folder.path(), &[]);
+        let told =
+            hooks::tests::put_hooks(&node.config.hooks, &[Moment::Undrain, Moment::RolledBack, Moment::Committed]);
+        node.note(step::TRIAL, What::Done, None).unwrap();
+        node.commit().unwrap();
+        assert_eq!((told().as_str(), state(&node)), ("committed\nundrain\n", State::Committed));
+    }
+
+    #[test]
     fn a_gate_with_nothing_to_judge_holds_nobody() {
         let folder = tempfile::tempdir().unwrap();
         let (node, _) = node(folder.path(), &[]);
