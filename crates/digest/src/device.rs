@@ -21,7 +21,7 @@ use crate::engine::{self, Consume};
 use crate::entry::{Entry, Kind, Unproven};
 use crate::error::{Error, Result};
 use crate::make::{Made, To};
-use crate::manifest::{Header, Of, Reader, Writer};
+use crate::manifest::{Header, Of, Place, Reader, Writer};
 use crate::path::TreePath;
 use crate::source::WholeDisk;
 use crate::walk::Reach;
@@ -96,11 +96,12 @@ pub fn make_device(device: &Device<'_>, name: &Path, algorithm: Algorithm, how: 
     let mut writer = match to {
         To::Stream(out) => Writer::to_stream(out, &header)?,
         To::File(path, cut_off) => {
+            let place = Place::claim(path)?;
             // What is left of one that was cut off is of no use.
-            if cut_off == crate::CutOff::Refuse && crate::manifest::partial_path(path).exists() {
-                return Err(Error::Interrupted { path: crate::manifest::partial_path(path) });
+            if cut_off == crate::CutOff::Refuse && place.has_something()? {
+                return Err(Error::Interrupted { path: place.path });
             }
-            Writer::to_file(path, &header, false)?
+            Writer::to_file(place, &header, false)?
         }
     };
     for region in &regions {

@@ -53,7 +53,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// Another run is at it.
-    #[error("another run is writing {path}", path = path.display())]
+    #[error("another run is writing {path}: wait for its end, or write another manifest", path = path.display())]
     Locked {
         /// What it writes.
         path: PathBuf,

@@ -1,7 +1,7 @@
 //! Making a tree's manifest.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,7 +13,7 @@ use crate::algorithm::{Algorithm, Sum};
 use crate::engine::{self, Consume, Feed, Halt};
 use crate::entry::{Entry, Kind, Unproven};
 use crate::error::{Error, Result};
-use crate::manifest::{Header, Of, Writer, partial_path, sums};
+use crate::manifest::{Header, Of, Place, Writer, sums};
 use crate::path::TreePath;
 use crate::resume::Earlier;
 use crate::source::{Source, Stamp, TreeFile};
@@ -95,8 +95,9 @@ pub fn make(order: &Make<'_>, to: To<'_>, tell: &mut dyn FnMut(&TreePath, &Unpro
         }
         (To::File(path, cut_off), Format::Full) => {
             refuse_within(path, &root)?;
-            let earlier = earlier(path, cut_off, &header)?;
-            let writer = Writer::to_file(path, &header, earlier.is_some())?;
+            let place = Place::claim(path)?;
+            let earlier = earlier(&place, cut_off, &header)?;
+            let writer = Writer::to_file(place, &header, earlier.is_some())?;
             run(order, &root, earlier, Sink::Full(writer), &mut result, tell)?.finish()?;
         }
         (To::File(path, _), Format::Sums) => {
@@ -127,12 +128,12 @@ fn refuse_within(path: &Path, root: &Path) -> Result<()> {
 }
 
 /// What a run that was cut off left, if there is such a thing and it is to be gone on with.
-pub(crate) fn earlier(manifest: &Path, cut_off: CutOff, header: &Header) -> Result<Option<Earlier>> {
-    let path: PathBuf = partial_path(manifest);
-    match (path.exists(), cut_off) {
-        (false, _) | (true, CutOff::Restart) => Ok(None),
-        (true, CutOff::Refuse) => Err(Error::Interrupted { path }),
-        (true, CutOff::Resume) => Earlier::open(&path, header).map(Some),
+fn earlier(place: &Place, cut_off: CutOff, header: &Header) -> Result<Option<Earlier>> {
+    match cut_off {
+        CutOff::Restart => Ok(None),
+        _ if !place.has_something()? => Ok(None),
+        CutOff::Refuse => Err(Error::Interrupted { path: place.path.clone() }),
+        CutOff::Resume => Earlier::open(place, header).map(Some),
     }
 }
 

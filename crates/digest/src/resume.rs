@@ -1,11 +1,9 @@
 //! Going on where a run was cut off: what it left is a manifest up to a point, and a walk meets it entry by entry.
 
-use std::path::Path;
-
 use crate::algorithm::Sum;
 use crate::entry::Why;
 use crate::error::{Error, Result};
-use crate::manifest::{Header, Reader, Recorded};
+use crate::manifest::{Header, Place, Reader, Recorded};
 use crate::path::TreePath;
 use crate::walk::Found;
 
@@ -16,10 +14,12 @@ pub(crate) struct Earlier {
 }
 
 impl Earlier {
-    /// Opens what was left at `path`; refused if it was begun with other options.
-    pub(crate) fn open(path: &Path, header: &Header) -> Result<Self> {
-        let mut reader = Reader::open_partial(path)?;
-        let other = |why: &str| Error::OtherRun { path: path.into(), why: why.into() };
+    /// Opens what was left in a place; refused if it was begun with other options.
+    pub(crate) fn open(place: &Place, header: &Header) -> Result<Self> {
+        let path = &place.path;
+        let file = place.file.try_clone().map_err(|source| Error::Read { path: path.clone(), source })?;
+        let mut reader = Reader::open_partial(file, path)?;
+        let other = |why: &str| Error::OtherRun { path: path.clone(), why: why.into() };
         let was = reader.header();
         if was.root != header.root {
             return Err(other(&format!("it is of {}", was.root.display())));

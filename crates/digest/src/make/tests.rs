@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
 use super::*;
 use crate::Watch;
 use crate::algorithm::RANGE_BYTES;
+use crate::manifest::{Reader, partial_path};
 
 /// Counts what is read.
 #[derive(Default)]
@@ -58,10 +61,15 @@ impl Room {
         Ok((made, counter.0.load(Ordering::Relaxed)))
     }
 
+    /// Begins a run.
+    fn begin(&self, algorithm: Algorithm) -> Writer<'static> {
+        let header = Header { of: Of::Tree, algorithm, reach: Reach::default(), root: self.tree() };
+        Writer::to_file(Place::claim(&self.manifest()).expect("free"), &header, false).expect("begun")
+    }
+
     /// Leaves what a run leaves that is cut off after so many files, and so many ranges of the next.
     fn cut_off_after(&self, algorithm: Algorithm, files: usize, ranges: u64) {
-        let header = Header { of: Of::Tree, algorithm, reach: Reach::default(), root: self.tree() };
-        let mut writer = Writer::to_file(&self.manifest(), &header, false).expect("begun");
+        let mut writer = self.begin(algorithm);
         let mut passed = 0;
         for found in Walk::new(&self.tree(), Reach::default()).expect("a tree") {
             if passed > files {
@@ -169,12 +177,63 @@ fn a_run_that_was_begun_otherwise_is_not_gone_on_with() {
 #[test]
 fn two_runs_do_not_write_one_manifest() {
     let room = Room::new();
-    let header = Header { of: Of::Tree, algorithm: Algorithm::Blake3, reach: Reach::default(), root: room.tree() };
-    let writer = Writer::to_file(&room.manifest(), &header, false).expect("begun");
+    let writer = room.begin(Algorithm::Blake3);
     let second = room.make(Algorithm::Blake3, CutOff::Restart).expect_err("one is enough");
     assert!(matches!(second, Error::Locked { .. }), "{second}");
     drop(writer);
     room.make(Algorithm::Blake3, CutOff::Restart).expect("now it is free");
+}
+
+/// Whoever comes second, whatever he was told to do, finds it held, and the first run ends in a manifest that is whole.
+#[test]
+fn a_run_that_lives_is_neither_gone_on_with_nor_begun_anew_by_another() {
+    let room = Room::new();
+    let mut writer = room.begin(Algorithm::Blake3);
+    // What it has is on the disk, so that another run could read it.
+    writer.overtake().expect("made to last");
+    for cut_off in [CutOff::Refuse, CutOff::Resume, CutOff::Restart] {
+        let second = room.make(Algorithm::Blake3, cut_off);
+        assert!(matches!(second, Err(Error::Locked { .. })), "{cut_off:?}: {second:?}");
+    }
+    writer.finish().expect("ended");
+    assert_eq!(Reader::open(&room.manifest()).expect("whole").entries(), 0);
+    assert!(!room.partial().exists());
+}
+
+/// Does something at the first read.
+struct Once<F>(Mutex<Option<F>>);
+
+impl<F: FnOnce() + Send> Watch for Once<F> {
+    fn total(&self, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn pace(&self, _: u64) {
+        if let Some(act) = self.0.lock().expect("not poisoned").take() {
+            act();
+        }
+    }
+}
+
+#[test]
+fn a_run_that_goes_on_is_not_begun_anew_by_another() {
+    let room = Room::new();
+    room.make(Algorithm::Blake3, CutOff::Refuse).expect("made");
+    let whole = fs::read(room.manifest()).expect("a file");
+    room.cut_off_after(Algorithm::Blake3, 1, 2);
+    let seconds = Mutex::new(Vec::new());
+    let act = || {
+        for cut_off in [CutOff::Refuse, CutOff::Resume, CutOff::Restart] {
+            seconds.lock().expect("not poisoned").push(room.make(Algorithm::Blake3, cut_off).map(|_| ()));
+        }
+    };
+    let once = Once(Mutex::new(Some(act)));
+    let (root, manifest) = (room.tree(), room.manifest());
+    let how = How { watch: &once, ..How::default() };
+    let order = Make { root: &root, reach: Reach::default(), algorithm: Algorithm::Blake3, format: Format::Full, how };
+    make(&order, To::File(&manifest, CutOff::Resume), &mut |path, why| panic!("{path}: {why}")).expect("gone on with");
+    for second in &*seconds.lock().expect("not poisoned") {
+        assert!(matches!(second, Err(Error::Locked { .. })), "{second:?}");
+    }
+    assert!(fs::read(&manifest).expect("a file") == whole && !room.partial().exists());
 }
 
 /// Takes so many bytes.

@@ -21,14 +21,18 @@
 
 mod header;
 pub(crate) mod lines;
+mod place;
 mod read;
 pub(crate) mod sums;
 mod write;
 
 pub use header::{FORMAT, Header, Of};
+pub(crate) use place::Place;
+#[cfg(test)]
+pub(crate) use place::partial_path;
 pub use read::Reader;
 pub(crate) use read::Recorded;
-pub(crate) use write::{Writer, partial_path};
+pub(crate) use write::Writer;
 
 #[cfg(test)]
 mod tests;

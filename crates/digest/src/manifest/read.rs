@@ -43,7 +43,8 @@ pub(crate) struct Recorded {
 impl Reader {
     /// Opens a manifest, and reads it through once: one that was cut off or changed is refused.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut reader = Self::begin(path)?;
+        let file = File::open(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        let mut reader = Self::begin(file, path)?;
         let through = reader.read_through(false)?;
         if !through.is_whole {
             return Err(reader.lines.malformed("its last line is missing: it was cut off"));
@@ -51,9 +52,9 @@ impl Reader {
         reader.rewind(&through)
     }
 
-    /// Opens what a run left that was cut off, as far as that can be believed.
-    pub(crate) fn open_partial(path: &Path) -> Result<Self> {
-        let mut reader = Self::begin(path)?;
+    /// Opens what a run left that was cut off, as far as that can be believed. `file` is it, at its beginning.
+    pub(crate) fn open_partial(file: File, path: &Path) -> Result<Self> {
+        let mut reader = Self::begin(file, path)?;
         let through = reader.read_through(true)?;
         reader.rewind(&through)
     }
@@ -81,9 +82,7 @@ impl Reader {
         }
     }
 
-    fn begin(path: &Path) -> Result<Self> {
-        let failed = |source| Error::Read { path: path.into(), source };
-        let file = File::open(path).map_err(failed)?;
+    fn begin(file: File, path: &Path) -> Result<Self> {
         let hasher = blake3::Hasher::new();
         let mut lines = Lines { file: BufReader::new(file), path: path.into(), number: 0, offset: 0, hasher };
         let mut next = || Ok(lines.next()?.unwrap_or_default());

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::lines::{LINE_BYTES_MAX, Line, RANGES_A_LINE};
 use super::sums::{self, Sums};
-use super::{Header, Of, Reader, Writer};
+use super::{Header, Of, Place, Reader, Writer};
 use crate::algorithm::{Algorithm, RANGE_BYTES, Sum};
 use crate::device::Region;
 use crate::engine::ranges;
@@ -99,7 +99,8 @@ fn some_sum(seed: u64, bytes: usize) -> Sum {
 
 /// Writes a manifest of these entries, of which some are proven.
 fn write(path: &std::path::Path, algorithm: Algorithm, entries: &[(Entry, bool)]) {
-    let mut writer = Writer::to_file(path, &header(algorithm, Reach::default(), b"/data"), false).expect("begun");
+    let place = Place::claim(path).expect("free");
+    let mut writer = Writer::to_file(place, &header(algorithm, Reach::default(), b"/data"), false).expect("begun");
     let stamp = Stamp { device: 1, inode: 2, size: 3, modified: (4, 5), changed: (6, 7) };
     for (entry, is_proven) in entries {
         writer.entry(entry, Some(&stamp)).expect("written");

@@ -1,11 +1,9 @@
 //! Writing a manifest: to a stream, or to a file that is gone on with when the run is cut off.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, BufWriter, Seek, Write};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
-
-use rustix::fs::FlockOperation;
 
 use crate::algorithm::{Algorithm, Sum};
 use crate::device::Region;
@@ -13,6 +11,7 @@ use crate::entry::{Entry, Kind, Why};
 use crate::error::{Error, Result};
 use crate::manifest::header::Header;
 use crate::manifest::lines::{Line, RANGES_A_LINE};
+use crate::manifest::place::Place;
 use crate::path::TreePath;
 use crate::source::Stamp;
 
@@ -40,12 +39,9 @@ struct Partial {
     /// Where it is now: beside the one that it will overtake, if there is one.
     path: PathBuf,
     manifest: PathBuf,
+    /// What it will overtake: held until then, so that nobody begins there anew what is being read.
+    overtakes: Option<Place>,
     lasted: Instant,
-}
-
-/// Where a run that is not done stands.
-pub(crate) fn partial_path(manifest: &Path) -> PathBuf {
-    manifest.with_added_extension("partial")
 }
 
 impl<'o> Writer<'o> {
@@ -54,21 +50,14 @@ impl<'o> Writer<'o> {
         Self::begin(To::Stream(out), header)
     }
 
-    /// To a file that has its name once it is complete. `overtakes`: there is one of an earlier run, which stays until
+    /// To a file that has its name once it is complete. `keeps`: what an earlier run left in its place stays until
     /// [`Writer::overtake`].
-    pub(crate) fn to_file(manifest: &Path, header: &Header, overtakes: bool) -> Result<Self> {
-        let path = partial_path(manifest);
-        let path = if overtakes { path.with_added_extension("new") } else { path };
-        let failed = |source| Error::Write { path: path.clone(), source };
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::Locked { path }),
-            Err(errno) => return Err(failed(errno.into())),
-        }
-        file.set_len(0).map_err(failed)?;
-        let file = BufWriter::new(file);
-        Self::begin(To::File(Partial { file, path, manifest: manifest.into(), lasted: Instant::now() }), header)
+    pub(crate) fn to_file(place: Place, header: &Header, keeps: bool) -> Result<Self> {
+        let (at, overtakes) = if keeps { (place.beside()?, Some(place)) } else { (place, None) };
+        let Place { manifest, path, file } = at;
+        file.set_len(0).map_err(|source| Error::Write { path: path.clone(), source })?;
+        let (file, lasted) = (BufWriter::new(file), Instant::now());
+        Self::begin(To::File(Partial { file, path, manifest, overtakes, lasted }), header)
     }
 
     fn begin(to: To<'o>, header: &Header) -> Result<Self> {
@@ -171,10 +160,10 @@ impl<'o> Writer<'o> {
     pub(crate) fn overtake(&mut self) -> Result<()> {
         self.last(true)?;
         let To::File(partial) = &mut self.to else { return Ok(()) };
-        let place = partial_path(&partial.manifest);
-        if partial.path != place {
-            fs::rename(&partial.path, &place).map_err(|source| Error::Write { path: place.clone(), source })?;
-            partial.path = place;
+        if let Some(place) = partial.overtakes.take() {
+            let renamed = fs::rename(&partial.path, &place.path);
+            renamed.map_err(|source| Error::Write { path: place.path.clone(), source })?;
+            partial.path.clone_from(&place.path);
         }
         Ok(())
     }
@@ -189,8 +178,9 @@ impl<'o> Writer<'o> {
                 out.write_all(&self.line).and_then(|()| out.flush()).map_err(Error::Tell)
             }
             To::File(partial) => {
+                // From the file that we wrote, whatever stands under its name by now.
                 let written = sys::replace_file_with(&partial.manifest, |out| {
-                    copy_lasting(&partial.path, out, self.algorithm, self.entries)
+                    copy_lasting(partial.file.get_ref(), out, self.algorithm, self.entries)
                 });
                 written.map_err(|source| Error::Write { path: partial.manifest.clone(), source })?;
                 fs::remove_file(&partial.path).map_err(|source| Error::Write { path: partial.path, source })
@@ -200,8 +190,9 @@ impl<'o> Writer<'o> {
 }
 
 /// Copies what a manifest keeps of a run's file, and ends it.
-fn copy_lasting(from: &Path, out: &mut dyn Write, algorithm: Algorithm, entries: u64) -> io::Result<()> {
-    let mut lines = BufReader::new(File::open(from)?);
+fn copy_lasting(mut from: &File, out: &mut dyn Write, algorithm: Algorithm, entries: u64) -> io::Result<()> {
+    from.rewind()?;
+    let mut lines = BufReader::new(from);
     let (mut hasher, mut line) = (blake3::Hasher::new(), Vec::new());
     loop {
         line.clear();
