@@ -23,6 +23,9 @@ use crate::trouble::is_gone;
 const PART: u64 = 1 << 17;
 /// A file is never cut into more parts than this; those of a huge one are larger.
 const PARTS_MAX: u64 = 1 << 10;
+/// Files that are shared at the same time, each of which keeps its descriptor until its last part is done: well below the
+/// 1,024 that a process has by default. With so many to look at, no thread is idle for want of parts.
+const SHARED_MAX: usize = 64;
 /// Files of a directory that are handed to others at once.
 const BATCH: usize = 256;
 /// How much may lie on the stack before whoever finds more does it at once: memory does not grow with a directory.
@@ -44,6 +47,8 @@ struct Large {
     pages: u64,
     part: u64,
     done: Mutex<Parts>,
+    /// Counts as long as it lives.
+    _shared: Arc<()>,
 }
 
 struct Parts {
@@ -68,6 +73,8 @@ pub(super) struct Work<'a> {
     found: &'a Mutex<Found>,
     stack: Mutex<Stack>,
     more: Condvar,
+    /// Each file that is shared has a clone of it.
+    shared: Arc<()>,
 }
 
 impl<'a> Work<'a> {
@@ -75,7 +82,8 @@ impl<'a> Work<'a> {
         let within =
             |root: &Root| roots.iter().any(|other| other.path != root.path && root.path.starts_with(&other.path));
         let overlap = roots.iter().any(within);
-        let work = Self { roots, overlap, what, found, stack: Mutex::default(), more: Condvar::new() };
+        let work =
+            Self { roots, overlap, what, found, stack: Mutex::default(), more: Condvar::new(), shared: Arc::default() };
         for root in 0..roots.len() {
             work.push(Task::Folder { root, path: PathBuf::new() });
         }
@@ -190,7 +198,8 @@ impl<'a> Work<'a> {
         if !page_cache::may_ask(&handle)? {
             return Err(io::Error::other("only its owner, root and who may write to it are told what is cached of it"));
         }
-        if pages <= PART {
+        // Threads that ask at the same time may share a few more, one each.
+        if pages <= PART || Arc::strong_count(&self.shared) > SHARED_MAX {
             let mut runs = Runs::default();
             scan(&handle, 0, pages, &mut runs, marks)?;
             self.keep(root, path, &metadata, runs);
@@ -202,7 +211,8 @@ impl<'a> Work<'a> {
         let part = pages.div_ceil(PARTS_MAX).max(PART);
         let parts = pages.div_ceil(part) as usize;
         let done = Mutex::new(Parts { runs: vec![None; parts], left: parts, failed: false });
-        let file = Arc::new(Large { root, path, handle, metadata, pages, part, done });
+        let shared = Arc::clone(&self.shared);
+        let file = Arc::new(Large { root, path, handle, metadata, pages, part, done, _shared: shared });
         for index in 0..parts {
             self.push_or_do(Task::Part { file: Arc::clone(&file), index }, marks);
         }
