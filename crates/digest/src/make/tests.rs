@@ -184,6 +184,37 @@ fn two_runs_do_not_write_one_manifest() {
     room.make(Algorithm::Blake3, CutOff::Restart).expect("now it is free");
 }
 
+#[test]
+fn a_run_that_was_killed_before_anything_lasted_has_left_nothing() {
+    let room = Room::new();
+    let begun = room.begin(Algorithm::Blake3);
+    let header = fs::read(room.partial()).expect("a file");
+    assert!(header.ends_with(b"/tree\n"), "it is read by whoever comes after a kill: {header:?}");
+    drop(begun);
+    fs::remove_file(room.partial()).expect("removed");
+    // Empty, torn, and filled with zeros, as filesystems do it after a crash.
+    for left in [&header[..0], &header[..5], &header[..header.len() - 1], &[0; 5000]] {
+        for cut_off in [CutOff::Refuse, CutOff::Resume, CutOff::Restart] {
+            fs::write(room.partial(), left).expect("written");
+            let made = room.make(Algorithm::Blake3, cut_off);
+            assert_eq!(made.expect("made").0.resumed, 0, "{cut_off:?}: {}", left.len());
+        }
+    }
+    fs::write(room.partial(), &header).expect("written");
+    let refused = room.make(Algorithm::Blake3, CutOff::Refuse);
+    assert!(matches!(refused, Err(Error::Interrupted { .. })), "{refused:?}");
+    room.make(Algorithm::Blake3, CutOff::Resume).expect("gone on with, though it has nothing");
+    // What is something else is somebody's.
+    for left in ["a letter\nof two lines\n", "a letter"] {
+        fs::write(room.partial(), left).expect("written");
+        let resumed = room.make(Algorithm::Blake3, CutOff::Resume);
+        assert!(matches!(resumed, Err(Error::Malformed { .. })), "{resumed:?}");
+        let refused = room.make(Algorithm::Blake3, CutOff::Refuse);
+        assert!(matches!(refused, Err(Error::Interrupted { .. })), "{refused:?}");
+        assert_eq!(fs::read_to_string(room.partial()).expect("a file"), left);
+    }
+}
+
 /// Whoever comes second, whatever he was told to do, finds it held, and the first run ends in a manifest that is whole.
 #[test]
 fn a_run_that_lives_is_neither_gone_on_with_nor_begun_anew_by_another() {

@@ -2,12 +2,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
 use crate::error::{Error, Result};
+use crate::manifest::header::MARK;
+use crate::manifest::lines::LINE_BYTES_MAX;
 
 /// How often a place is claimed that somebody else left, and took away, at just that moment.
 const CLAIMS_MAX: usize = 16;
@@ -47,10 +49,18 @@ impl Place {
         Ok(Self { manifest: self.manifest.clone(), path, file })
     }
 
-    /// Whether an earlier run left something.
+    /// Whether an earlier run left something. One that ended before it had its header on the disk did not; what is no
+    /// beginning of a header is somebody's, and not ours to write over.
     pub(crate) fn has_something(&self) -> Result<bool> {
-        let metadata = self.file.metadata().map_err(|source| Error::Read { path: self.path.clone(), source })?;
-        Ok(metadata.len() > 0)
+        let mut begin = vec![0; 2 * LINE_BYTES_MAX];
+        let read = sys::read_until_end(&mut begin, 1, |at, rest| self.file.read_at(rest, at as u64));
+        begin.truncate(read.map_err(|source| Error::Read { path: self.path.clone(), source })?);
+        // Filesystems may fill with zeros what a crash kept from being written.
+        let written = begin.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        let torn = &begin[..written];
+        let is_header = torn.starts_with(MARK) || MARK.starts_with(torn);
+        let lines = torn.iter().filter(|&&byte| byte == b'\n').count();
+        Ok(!is_header || lines >= 2)
     }
 }
 

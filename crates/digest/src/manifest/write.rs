@@ -64,6 +64,10 @@ impl<'o> Writer<'o> {
         let (hasher, ranges, line) = (blake3::Hasher::new(), Vec::new(), header.lines());
         let mut writer = Self { to, algorithm: header.algorithm, hasher, entries: 0, ranges, line };
         writer.flush_line()?;
+        if let To::File(partial) = &mut writer.to {
+            // At once: what lacks it cannot be gone on with.
+            partial.file.flush().map_err(|source| Error::Write { path: partial.path.clone(), source })?;
+        }
         Ok(writer)
     }
 
