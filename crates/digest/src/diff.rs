@@ -36,6 +36,10 @@ pub fn diff(one: &Path, other: &Path, tell: &mut dyn FnMut(&Difference) -> io::R
         said.summary.entries += before.1.len() as u64;
     }
     let (mut left, mut right) = (was.next_entry()?, is.next_entry()?);
+    if let (Of::Disk(_), Some(left), Some(right)) = (first.of, &mut left, &right) {
+        // The content of a disk, whatever the disk was called when the manifest was made.
+        left.entry.path.clone_from(&right.entry.path);
+    }
     loop {
         match (left.take(), right.take()) {
             (None, None) => return Ok(said.summary),

@@ -137,6 +137,27 @@ fn a_disk_is_checked_against_its_manifest_by_every_algorithm() {
 }
 
 #[test]
+fn a_disk_that_has_another_name_now_is_compared_with_its_content() {
+    let disk = Disk::new();
+    let make = |manifest: &str, name: &str| {
+        let to = disk.path(manifest);
+        let to = To::File(&to, CutOff::Refuse);
+        let name = Path::new(name);
+        disk.with(true, |device| digest::make_device(device, name, Algorithm::Blake3, &How::default(), to))
+            .expect("made");
+    };
+    let diff = |one: &str, other: &str| told(|tell| digest::diff(&disk.path(one), &disk.path(other), tell));
+    make("one", "/dev/sda");
+    make("other", "/dev/sdb");
+    let (summary, said) = diff("one", "other");
+    assert_eq!((summary.files, summary.bytes, &said[..]), (1, SIZE, &[][..]));
+    disk.touch(5 * MIB);
+    make("later", "/dev/sdb");
+    let (from, to) = (4 * MIB, 4 * MIB + RANGE as u64);
+    assert_eq!(diff("one", "later").1, [format!("/dev/sdb: content, first within bytes {from} to {to}")]);
+}
+
+#[test]
 fn trees_and_disks_are_not_mistaken_for_each_other() {
     let (disk, room) = (Disk::new(), Room::new());
     disk.make("disk.manifest", false, Algorithm::Blake3);
