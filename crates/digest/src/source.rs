@@ -23,6 +23,8 @@ const DIRECT_FROM_BYTES: u64 = 128 << 10;
 /// A file's times move on with the kernel's tick, 10 ms at the slowest (`CONFIG_HZ=100`). One that changed within the
 /// last two could change again without showing it.
 const TICKS: Duration = Duration::from_millis(20);
+/// The same where times are whole seconds (ext4 with inodes of 128 bytes), or only the even ones (FAT), and a tick more.
+const SECONDS: Duration = Duration::from_millis(2020);
 /// What offset, length and address of direct reads are multiples of: satisfies every sector size.
 const DIRECT_UNIT: usize = 4096;
 
@@ -65,12 +67,13 @@ impl Stamp {
         }
     }
 
-    /// Whether it changed so lately that another change might not show.
-    fn is_fresh(&self) -> bool {
+    /// How long another change might not show, because it changed so lately.
+    fn fresh_for(&self) -> Duration {
         let since_epoch = Duration::new(u64::try_from(self.changed.0).unwrap_or(0), self.changed.1);
         let changed = SystemTime::UNIX_EPOCH + since_epoch;
+        let unit = if self.changed.1 == 0 { SECONDS } else { TICKS };
         // A time to come is a clock that was set back: waiting would not help.
-        SystemTime::now().duration_since(changed).is_ok_and(|age| age < TICKS)
+        SystemTime::now().duration_since(changed).map_or(Duration::ZERO, |age| unit.saturating_sub(age))
     }
 }
 
@@ -106,9 +109,7 @@ impl TreeFile {
             Errno::NOENT | Errno::LOOP | Errno::NXIO => Unproven::changing("it is gone, or is something else now"),
             errno => unreadable(&errno.into()),
         })?;
-        if self.stamp.is_fresh() {
-            thread::sleep(TICKS);
-        }
+        thread::sleep(self.stamp.fresh_for());
         let stat = rustix::fs::fstat(&file).map_err(|errno| unreadable(&errno.into()))?;
         self.compare(&stat)?;
         let opened = Opened {
