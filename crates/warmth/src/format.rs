@@ -9,6 +9,9 @@
 //! file = root's index, name, size + 1 (or 0: nothing is known of it), [inode, last used,] number of runs, runs
 //! run  = pages since the end of the run before, pages less one
 //! ```
+//!
+//! Files are in order, by their roots' indexes and their names, and no two are the same: what repeats compresses to
+//! nothing, and would make values of gigabytes from a map of kilobytes.
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -27,6 +30,9 @@ const HEAD: usize = 8 + 4 + 8 + 32;
 /// Fast, and within some percent of the higher ones: what repeats is names, and runs hardly do.
 const LEVEL: i32 = 3;
 
+/// Directories of one map. Nobody names so many, and each is a value that is far larger than its bytes here.
+const ROOTS_MAX: usize = 4096;
+
 /// Whether this is meant to be a map of ours.
 pub(crate) fn is_ours(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
@@ -34,6 +40,10 @@ pub(crate) fn is_ours(bytes: &[u8]) -> bool {
 
 /// A map's bytes.
 pub fn encode(map: &Map) -> io::Result<Vec<u8>> {
+    if map.roots.len() > ROOTS_MAX {
+        let (roots, why) = (map.roots.len(), "more than a map may have: dump what they are in, or make several maps");
+        return Err(io::Error::other(format!("it would have {roots} directories, {why}")));
+    }
     let body = body(map);
     if body.len() as u64 > BYTES_MAX {
         return Err(io::Error::other(format!("it would have {} bytes, more than a map may have", body.len())));
@@ -116,16 +126,33 @@ fn parse(mut body: &[u8]) -> Result<Map, Malformed> {
     let dumped = get(body)?;
     let mut roots = Vec::new();
     for _ in 0..get(body)? {
-        roots.push(get_path(body)?);
+        let root = get_path(body)?;
+        if root.as_os_str().is_empty() {
+            return Err(Malformed::Content("a directory has no name"));
+        }
+        if roots.len() == ROOTS_MAX {
+            return Err(Malformed::Content("it names more directories than a map may have"));
+        }
+        roots.push(root);
     }
-    let mut files = Vec::new();
+    let mut files: Vec<File> = Vec::new();
     for _ in 0..get(body)? {
-        files.push(get_file(body, &roots)?);
+        let file = get_file(body, &roots)?;
+        if files.last().is_some_and(|last| place(last) >= place(&file)) {
+            return Err(Malformed::Content("its files are not in order"));
+        }
+        files.push(file);
     }
     if !body.is_empty() {
         return Err(Malformed::Content("something stands behind its last file"));
     }
     Ok(Map { page_size, dumped, roots, files })
+}
+
+/// By what files are in order. One without a name is its root itself, and so alone; it may stand last, as it does in a map
+/// that is to be read for ever.
+fn place(file: &File) -> (usize, bool, &Path) {
+    (file.root, file.path.as_os_str().is_empty(), &file.path)
 }
 
 fn get_file(body: &mut &[u8], roots: &[PathBuf]) -> Result<File, Malformed> {

@@ -24,6 +24,11 @@ use crate::runs::{Run, Runs};
 /// What happycache reads a line into, its end and a zero byte included: longer names are cut in two by it.
 const LINE_MAX: usize = 4096 - 2;
 
+/// Memory that a map may take: sixteen million files. Text of little bytes, compressed to nothing, could name a billion.
+const MEMORY_MAX: u64 = 4 * BYTES_MAX;
+/// What a file takes besides its runs and twice its name: its value, its place among the known ones, and three allocations.
+const FILE_BYTES: u64 = 256;
+
 /// Files that a happycache map cannot name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
@@ -60,6 +65,11 @@ pub fn encode(map: &Map) -> io::Result<(Vec<u8>, LeftOut)> {
 
 /// Reads a map, compressed or (as `zcat` gives it) not. Its names are relative to a root `.`, or to `/`.
 pub fn decode(bytes: &[u8]) -> Result<Map, Malformed> {
+    decode_within(bytes, MEMORY_MAX)
+}
+
+/// The same, if it takes no more than `most` bytes of memory.
+fn decode_within(bytes: &[u8], most: u64) -> Result<Map, Malformed> {
     let text: Box<dyn BufRead + '_> = match bytes {
         [0x1f, 0x8b, ..] => Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(bytes))),
         [b'.' | b'/', ..] => Box::new(bytes),
@@ -81,11 +91,14 @@ pub fn decode(bytes: &[u8]) -> Result<Map, Malformed> {
         let content = line.strip_suffix(b"\n");
         reading
             .line(content.ok_or(Malformed::Line(reading.number, "it has no end, or is longer than a name may be"))?)?;
+        if reading.bytes > most {
+            return Err(Malformed::Line(reading.number, "with it, the map takes more memory than any that is honest"));
+        }
     }
     if text.limit() == 0 {
         return Err(Malformed::TooLarge(8 * BYTES_MAX));
     }
-    let mut files: Vec<File> = reading.files.into_iter().filter(|file| !file.runs.is_empty()).collect();
+    let mut files = reading.files;
     files.sort_by(|one, other| (one.root, &one.path).cmp(&(other.root, &other.path)));
     Ok(Map { page_size: sys::page_cache::page_size(), dumped: 0, roots: ROOTS.map(PathBuf::from).into(), files })
 }
@@ -100,8 +113,17 @@ struct Reading {
     files: Vec<File>,
     /// Where in `files` a name stands.
     known: HashMap<(usize, PathBuf), usize>,
-    /// Where in `files` the file stands whose pages are read, and the last of them (nothing before the first).
-    current: Option<(usize, Option<u64>)>,
+    current: Option<Current>,
+    /// Memory that all of it takes, roughly.
+    bytes: u64,
+}
+
+/// The file whose pages are read.
+enum Current {
+    /// None of them came yet: a name alone is not kept.
+    Named(usize, PathBuf),
+    /// Where in `files` it stands, and the last page.
+    Known(usize, u64),
 }
 
 impl Reading {
@@ -110,19 +132,34 @@ impl Reading {
     }
 
     fn step(&mut self, digits: &[u8]) -> Result<(), Malformed> {
-        let wrong = |why| Malformed::Line(self.number, why);
+        let number = self.number;
+        let wrong = |why| Malformed::Line(number, why);
         let text = std::str::from_utf8(digits).unwrap_or_default();
         let step: u64 = text.parse().map_err(|_| wrong("a number that does not fit 64 bits"))?;
-        let (index, before) = self.current.ok_or(wrong("a page before any file's name"))?;
+        let (index, before) = match self.current.take().ok_or(wrong("a page before any file's name"))? {
+            Current::Named(root, path) => (self.file(root, path), None),
+            Current::Known(index, page) => (index, Some(page)),
+        };
         let page = before.unwrap_or(0).checked_add(step).ok_or(wrong("a page behind the end of any file"))?;
         let runs = &mut self.files[index].runs;
         // The same page again is nothing new.
         if before != Some(page) {
+            let bytes = runs.bytes().len();
             let pushed = runs.push(Run { first: page, pages: 1 });
             pushed.map_err(|_| wrong("a page that is there already, or lies behind the end of any file"))?;
+            self.bytes += runs.bytes().len().saturating_sub(bytes) as u64;
         }
-        self.current = Some((index, Some(page)));
+        self.current = Some(Current::Known(index, page));
         Ok(())
+    }
+
+    /// Where a file stands; it is put there when it is new.
+    fn file(&mut self, root: usize, path: PathBuf) -> usize {
+        *self.known.entry((root, path)).or_insert_with_key(|(root, path)| {
+            self.bytes += FILE_BYTES + 2 * path.as_os_str().len() as u64;
+            self.files.push(File { root: *root, path: path.clone(), identity: None, runs: Runs::default() });
+            self.files.len() - 1
+        })
     }
 
     fn name(&mut self, name: &[u8]) -> Result<(), Malformed> {
@@ -142,11 +179,7 @@ impl Reading {
         if path.as_os_str().is_empty() || path.as_os_str().as_bytes().contains(&0) {
             return Err(wrong("neither a name nor a number of pages"));
         }
-        let index = *self.known.entry((root, path)).or_insert_with_key(|(root, path)| {
-            self.files.push(File { root: *root, path: path.clone(), identity: None, runs: Runs::default() });
-            self.files.len() - 1
-        });
-        self.current = Some((index, None));
+        self.current = Some(Current::Named(root, path));
         Ok(())
     }
 }

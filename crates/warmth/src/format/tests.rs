@@ -90,6 +90,30 @@ fn what_says_that_it_is_huge_fills_no_memory() {
     assert_eq!(decode(&around(&body)), Err(Malformed::CutOff));
 }
 
+/// Bytes that say little and repeat compress to nothing, and become values of a hundred bytes each.
+#[test]
+fn what_repeats_fills_no_memory() {
+    let roots = |count: usize, name: &[u8]| {
+        let roots = (0..count).map(|_| Path::new(OsStr::from_bytes(name)).into()).collect();
+        body(&Map { page_size: 4096, roots, ..Map::default() })
+    };
+    let why = |body: &[u8]| match decode(&around(body)) {
+        Err(Malformed::Content(why)) => why,
+        other => panic!("{:.200}", format!("{other:?}")),
+    };
+    assert_eq!(why(&roots(1_000_000, b"")), "a directory has no name");
+    assert_eq!(why(&roots(5000, b"/x")), "it names more directories than a map may have");
+    let twice = map(vec![file(0, b"a", &[(0, 1)]), file(0, b"a", &[(1, 1)])]);
+    let back = map(vec![file(0, b"b", &[(0, 1)]), file(0, b"a", &[(0, 1)])]);
+    let other_root = map(vec![file(1, b"a", &[(0, 1)]), file(0, b"b", &[(0, 1)])]);
+    for map in [twice, back, other_root] {
+        assert_eq!(why(&body(&map)), "its files are not in order");
+    }
+    // What would not be read is not written.
+    let many = Map { page_size: 4096, roots: (0..5000).map(|i| format!("/{i}").into()).collect(), ..Map::default() };
+    assert!(encode(&many).expect_err("too many").to_string().contains("5000 directories"));
+}
+
 #[test]
 fn names_that_lead_out_are_refused() {
     for name in [b"../etc/shadow".as_slice(), b"/etc/shadow", b"a/../../b", b"./a", b"a\0b"] {
@@ -124,7 +148,7 @@ proptest! {
         page in 12_u32..=16,
     ) {
         let roots: Vec<PathBuf> = roots.into_iter().map(PathBuf::from).collect();
-        let files = files.into_iter().filter_map(|(root, name, identity, gaps)| {
+        let mut files: Vec<File> = files.into_iter().filter_map(|(root, name, identity, gaps)| {
             let path: PathBuf = Path::new(OsStr::from_bytes(&name)).into();
             let mut end = 0;
             let runs = gaps.into_iter().map(|(gap, pages)| {
@@ -135,6 +159,8 @@ proptest! {
             let identity = identity.map(|(size, inode, used)| Identity { size: size.into(), inode, used: used.into() });
             is_plain(&path).then_some(File { root: root % roots.len(), path, identity, runs })
         }).collect();
+        files.sort_by(|one, other| (one.root, &one.path).cmp(&(other.root, &other.path)));
+        files.dedup_by(|later, earlier| (later.root, &later.path) == (earlier.root, &earlier.path));
         let map = Map { page_size: 1 << page, dumped: 1, roots, files };
         prop_assert_eq!(decode(&encode(&map).expect("small")), Ok(map));
     }

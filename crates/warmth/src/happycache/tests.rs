@@ -84,6 +84,24 @@ fn the_same_page_twice_is_nothing_new() {
     assert_eq!(decode(b"./a\n./b\n1\n"), Ok(map(vec![file("b", &[(1, 1)])])), "a file without pages");
 }
 
+/// Names and numbers that compress to nothing become values of hundreds of bytes each.
+#[test]
+fn what_names_many_files_takes_bounded_memory() {
+    let named: String = (0..1000).map(|number| format!("./{number}x\n")).collect();
+    let paged: String = (0..1000).map(|number| format!("./{number}x\n0\n")).collect();
+    let scattered: String = std::iter::once("./a\n".to_owned()).chain((0..20_000).map(|_| "2\n".to_owned())).collect();
+    let decode = |text: &str| decode_within(text.as_bytes(), 30_000).map(|map| map.files.len());
+    assert_eq!(decode(&named), Ok(0), "a name without a page is nothing");
+    for (text, line) in [(&paged, 200..240), (&scattered, 14_000..16_000)] {
+        assert!(
+            matches!(decode(text), Err(Malformed::Line(number, _)) if line.contains(&number)),
+            "{:?}",
+            decode(text)
+        );
+    }
+    assert_eq!(decode(&paged[.."./0x\n0\n".len() * 10]), Ok(10));
+}
+
 #[test]
 fn gzip_reads_what_we_write() {
     let (bytes, _) = encode(&map(vec![file("a", &[(1, 2)])])).expect("in memory");
