@@ -4,6 +4,7 @@
 //! pages are there, says so when they cannot be, and marks them as used. Each thread asks for a batch before it reads it,
 //! so that the device always has many requests to choose from, however scattered the pages.
 
+mod now;
 mod plan;
 mod read;
 mod stop;

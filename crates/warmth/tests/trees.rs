@@ -5,11 +5,11 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::num::NonZeroU64;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use keepstate_warmth as warmth;
 use sys::page_cache::{self, expect_scattered, forget, page_size, resident};
@@ -214,6 +214,27 @@ fn a_file_that_took_anothers_place_is_left_alone_unless_the_directory_moved() {
     let loaded = load(&dumped.map, &Load { moved, ..Load::default() });
     assert_eq!((loaded.changed, loaded.read), (lost(0, 0), 2 * page_size()));
     assert_eq!(pages_of(&copy), [2, 3]);
+}
+
+/// Filesystems give the number of an inode that is gone to the next file.
+#[test]
+fn a_file_that_got_the_inode_number_of_one_that_is_gone_is_left_alone() {
+    let tree = Tree::new();
+    let path = tree.file("file", 8, &[2, 3]);
+    let old = tree.file("old", 8, &[4]);
+    let mut map = tree.dump().map;
+    let dumped = UNIX_EPOCH + Duration::from_secs(map.dumped + 1);
+    while SystemTime::now() < dumped + Duration::from_millis(50) {
+        thread::sleep(Duration::from_millis(10));
+    }
+    fs::remove_file(&path).expect("removed");
+    tree.file("file", 20, &[]);
+    // The number that it would have got: another test beside this one may have been given it.
+    map.files[0].identity.as_mut().expect("ours").inode = fs::metadata(&path).expect("there").ino();
+    chill(&old);
+    let loaded = load(&map, &Load::default());
+    assert_eq!((loaded.changed, loaded.read), (lost(1, 2), page_size()));
+    assert_eq!((pages_of(&path), pages_of(&old)), (vec![], vec![4]));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use sys::pace::Pace;
 use sys::page_cache;
 
 use super::Place as Root;
+use super::now::Now;
 use super::plan::{Plan, Unit};
 use super::stop::{Stop, StoppingClock};
 use super::tally::{Tally, Why};
@@ -211,7 +212,8 @@ impl Reader {
             Err(error) => return self.fail(unit.file, bytes, &error),
         };
         let same = self.plan.roots[file.root].same;
-        if file.identity.is_some_and(|identity| same && identity.inode != metadata.ino()) {
+        let dumped = self.plan.map.dumped;
+        if file.identity.is_some_and(|was| same && Now::of(&opened, &metadata).is_another(was, dumped)) {
             self.tally.lose(unit.file, Why::Changed, bytes);
             return;
         }
