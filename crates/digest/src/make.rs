@@ -77,6 +77,8 @@ pub struct Made {
     pub resumed: u64,
     /// Things of whose content nothing is claimed.
     pub unproven: u64,
+    /// Directories on which something else is mounted, of which nothing was looked at.
+    pub mounts: u64,
 }
 
 /// Makes a manifest. `tell` hears of everything that could not be proven.
@@ -250,6 +252,7 @@ impl Consume<Item> for Scribe<'_, '_> {
         match item {
             Item::Entry(entry, stamp, trouble) => {
                 self.made.entries += 1;
+                self.made.mounts += u64::from(entry.kind == Kind::Mount);
                 let size = if let Kind::File(size) = entry.kind { Some(size) } else { None };
                 if let Sink::Full(writer) = &mut self.sink {
                     writer.entry(&entry, size.map(|_| &stamp))?;

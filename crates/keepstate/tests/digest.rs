@@ -222,7 +222,11 @@ fn a_mount_on_loop_devices_shows_in_a_disks_fingerprint_and_reading_does_not() {
     // What is mounted within a tree is entered only when that is said.
     fs::create_dir_all(room.path("tree/below")).expect("a directory");
     let _mount = Mount::new(&partition, &room.path("tree/below"), "ext4").expect("mounted");
-    room.good("digest make tree -o outside");
+    let done = room.run("digest make tree -o outside");
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    assert!(done.err.contains("nothing of what is mounted in tree is in the manifest (1 in all"), "{}", done.err);
+    let made: Value = serde_json::from_str(&room.good("digest make tree -o sums --format sums --json")).expect("JSON");
+    assert_eq!(made["mounts"], 1, "{made}");
     room.good("digest make tree -o inside --mounts");
     let text = |name| String::from_utf8(room.read(name)).expect("text");
     assert!(text("outside").contains("\n# mount ") && !text("outside").contains("lost+found"));

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use imager::worker::chain;
-use warmth::{Ended, Loaded};
+use warmth::{Dumped, Ended, Loaded};
 
 use crate::node::Node;
 
@@ -17,13 +17,33 @@ pub(crate) fn keep(node: &Node) -> Option<String> {
     let directories = directories(node)?;
     let kept = warmth::keep(&directories, node.place.directory(), &node.place.cache_map());
     Some(match kept {
-        Ok(dumped) if dumped.map.files.is_empty() => return None,
         Ok(dumped) => {
+            let left_out = left_out(&dumped);
+            if dumped.map.files.is_empty() && left_out.is_empty() {
+                return None;
+            }
             let mib = dumped.map.bytes() >> 20;
-            format!("{mib} MiB of {} files are cached, and kept in mind", dumped.map.files.len())
+            format!("{mib} MiB of {} files are cached, and kept in mind{left_out}", dumped.map.files.len())
         }
         Err(error) => format!("what is cached could not be dumped: {}", chain(&error)),
     })
+}
+
+/// What the map does not name, whatever of it is cached; nothing, if that is nothing.
+fn left_out(dumped: &Dumped) -> String {
+    let mut text = String::new();
+    let of = [
+        (&dumped.other_mounts, "filesystems that are mounted there are not (name them in warmth.directories)"),
+        (&dumped.unreadable, "files or directories could not be looked at"),
+    ];
+    for (troubles, what) in of.into_iter().filter(|(troubles, _)| troubles.count > 0) {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "; {} {what}", troubles.count);
+        if let Some(first) = troubles.told.first() {
+            let _ = write!(text, ", such as {} ({})", first.path.display(), first.why);
+        }
+    }
+    text
 }
 
 fn directories(node: &Node) -> Option<Vec<PathBuf>> {
@@ -76,6 +96,7 @@ fn said(loaded: &Loaded) -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use super::*;
     use crate::Config;
@@ -104,6 +125,28 @@ mod tests {
         assert_eq!(keep(&node(&place)), None, "there is no data");
         assert_eq!(keep(&node(&format!("{place}data = ['/']\nwarmth = {{ deadline-seconds = 0 }}"))), None);
         assert_eq!(Loading::begin(&node(&place)).finish(), None, "there is no map");
+    }
+
+    #[test]
+    #[ignore = "needs root: run by ./test"]
+    fn what_is_mounted_below_the_data_is_said_to_be_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let (place, mounted) = (folder.path().join("place"), folder.path().join("data/mounted"));
+        fs::create_dir(&place).unwrap();
+        fs::create_dir_all(&mounted).unwrap();
+        let _mount = sys::testing::Mount::new(Path::new("none"), &mounted, "ramfs").unwrap();
+        let node = node(&format!("place = {place:?}\ndata = [{:?}]", folder.path().join("data")));
+        let said = keep(&node).expect("though nothing is cached");
+        assert!(said.starts_with("0 MiB of 0 files") && said.contains("1 filesystems that are mounted"), "{said}");
+        assert!(said.contains(&mounted.canonicalize().unwrap().display().to_string()), "{said}");
+    }
+
+    #[test]
+    fn what_could_not_be_looked_at_is_said_though_nothing_is_cached() {
+        let mut dumped = Dumped::default();
+        assert_eq!(left_out(&dumped), "");
+        dumped.unreadable.count = 3;
+        assert_eq!(left_out(&dumped), "; 3 files or directories could not be looked at");
     }
 
     #[test]

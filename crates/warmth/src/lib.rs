@@ -37,7 +37,8 @@ pub use summary::{Entry, Summary, summary};
 pub use trouble::{Trouble, Troubles};
 
 /// Dumps what is cached of `directories`, but not of what is below `without`, to a map at `path`: for a node that is about
-/// to stop its services.
+/// to stop its services. What is mounted below them is another filesystem, perhaps one in memory or far away, and left out:
+/// whoever wants it names it; see [`Dumped::other_mounts`].
 pub fn keep(directories: &[PathBuf], without: &Path, path: &Path) -> Result<Dumped, Error> {
     let without = vec![without.canonicalize().unwrap_or_else(|_| without.to_owned())];
     let dumped = dump(&Dump { directories: directories.to_vec(), without, ..Dump::default() })?;

@@ -17,7 +17,8 @@ use crate::output::Output;
 ///
 /// Of a directory: paths, types, permissions, owners, sizes and content of all that is in it. Of a disk: its partition
 /// table and superblocks (the first and last MiB of it and of each of its partitions), with --content all of it. Nothing is
-/// written to either. What changes or cannot be read is noted as such, and makes the command fail at its end.
+/// written to either. What changes or cannot be read is noted as such, and makes the command fail at its end. What is mounted
+/// in a directory is left out, and said to be.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -114,6 +115,7 @@ pub(super) fn run(args: &Args, output: &Output) -> Result<()> {
     let made = if args.what.is_dir() { tree(args, &watcher, to, &mut tell)? } else { disk(args, &watcher, to)? };
     stdout.flush()?;
     progress.finish();
+    say_what_is_left_out(args, made, output);
     let seconds = begun.elapsed().as_secs_f64();
     if !is_stdout {
         let document =
@@ -136,6 +138,18 @@ pub(super) fn run(args: &Args, output: &Output) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// What a manifest does not speak of is no failure, and nobody should take it for proven.
+fn say_what_is_left_out(args: &Args, made: Made, output: &Output) {
+    let what = args.what.display();
+    if made.mounts > 0 {
+        let which = if args.format == FormatArg::Full { "; its lines \"# mount\" say where" } else { "" };
+        output.note(&format!(
+            "nothing of what is mounted in {what} is in the manifest ({} in all{which}): --mounts enters it, or make a manifest of each",
+            made.mounts
+        ));
+    }
 }
 
 fn tree(args: &Args, watcher: &Watcher<'_>, to: To<'_>, tell: &mut dyn FnMut(&TreePath, &Unproven)) -> Result<Made> {
