@@ -190,7 +190,6 @@ impl Compare<'_> {
         data: &[u8],
         compress: Option<&mut Compress>,
     ) -> Result<Digest> {
-        log.append_digests(&Digests { first, digests: old.digests.clone() })?;
         let start = first * self.geometry.chunk;
         let at = |index: u64| (index * self.geometry.chunk - start) as usize;
         let pieces: Vec<_> = old
@@ -199,6 +198,8 @@ impl Compare<'_> {
             .map(|&(index, length, digest)| (index, &data[at(index)..at(index) + length as usize], digest))
             .collect();
         append_contents(log, Kind::Old, &pieces, compress, self.geometry.chunk)?;
+        // After the content: a log that is torn here must not say what a chunk was without having it.
+        log.append_digests(&Digests { first, digests: old.digests.clone() })?;
         let zeros = |index: u64| {
             let range = self.geometry.on_disk(index);
             digest::zeros(range.start, range.end - range.start)

@@ -21,6 +21,7 @@ mod probe;
 mod prove;
 mod space;
 mod stage;
+mod still_old;
 pub mod target;
 pub mod trace;
 pub mod undo;

@@ -14,7 +14,8 @@ use crate::geometry::Geometry;
 use crate::index::BlockIndex;
 use crate::log::{Contents, Header, Kind, Log, Purpose, Seal, State};
 use crate::prove::Counters;
-use crate::space::{Keep, check_same, open_stage};
+use crate::space::{Keep, OpenedUndo, check_same, open_stage};
+use crate::still_old::is_still_old;
 use crate::verdict::{Verdict, Verdicts};
 
 /// A disk that was compared with an image, with everything logged and staged that was asked for.
@@ -68,6 +69,11 @@ impl Prepared {
         }
     }
 
+    /// How long it will take to read all of it again in the outage: against the image, and against the undo log.
+    pub fn compare_again_seconds(&self) -> f64 {
+        self.compare_seconds * if self.undo.is_some() { 2.0 } else { 1.0 }
+    }
+
     /// Whether the disk equals the image already.
     pub fn is_equal(&self) -> bool {
         self.verdicts.iter().all(|(_, verdict)| verdict == Verdict::Equal)
@@ -110,9 +116,13 @@ impl Flash<'_> {
                 tail: keep.tail,
             })
         };
-        let (undo, is_resumed, mut staged) = match &keep.undo {
-            Some(space) => self.open_undo(space, &header(Purpose::Undo)?)?,
-            None => (None, false, None),
+        let opened = match &keep.undo {
+            Some(space) => Some(self.open_undo(space, &header(Purpose::Undo)?)?),
+            None => None,
+        };
+        let (undo, is_resumed, mut staged, tail) = match opened {
+            Some(OpenedUndo { log, is_resumed, staged, tail }) => (Some(log), is_resumed, staged, tail),
+            None => (None, false, None, keep.tail),
         };
         let stage = match &keep.stage {
             Some(space) => {
@@ -125,11 +135,11 @@ impl Flash<'_> {
         // A resumed flash finds a half-new disk: what the old one was stands in the log already.
         let logging = undo.as_ref().filter(|_| !is_resumed);
         let must_compare = undo.is_some() || stage.is_some();
-        let examined = self.examine(geometry, logging, &forced, must_compare, keep.tail, &counters)?;
+        let examined = self.examine(geometry, logging, &forced, must_compare, tail, &counters)?;
         let Examined { verdicts, index, compared, why } = examined;
         self.force(&verdicts, &forced)?;
         if let Some(log) = logging {
-            self.log_kill(log, geometry, &meanwhile, keep.tail)?;
+            self.log_kill(log, geometry, &meanwhile, tail)?;
         }
         let compare_seconds = begin.elapsed().as_secs_f64();
 
@@ -146,7 +156,7 @@ impl Flash<'_> {
             compare_seconds,
             stage_seconds: 0.0,
             resumed: is_resumed,
-            tail: keep.tail,
+            tail,
             why,
         };
         if let Some(staged) = staged {
@@ -163,7 +173,7 @@ impl Flash<'_> {
             prepared.index = None;
         }
         if let Some(log) = logging {
-            let old_size = compared_size(geometry, keep.tail);
+            let old_size = compared_size(geometry, tail);
             let old_blake3 =
                 compared.old_blake3(old_size).ok_or_else(|| Error::Refused("the disk was not read whole".into()))?;
             log.seal(None, &Seal { old_blake3: Some(old_blake3), old_size })?;
@@ -192,8 +202,8 @@ impl Flash<'_> {
         for chunk in 0..own.len() {
             own.set(chunk, verdicts.get(chunk));
         }
-        let (undo, is_resumed) = match &keep.undo {
-            None => (None, false),
+        let (undo, is_resumed, tail) = match &keep.undo {
+            None => (None, false, keep.tail),
             Some(space) => {
                 let contents =
                     Contents::skim(&*space.medium, Purpose::Undo)?.ok_or_else(|| missing("undo log", "it is empty"))?;
@@ -205,8 +215,11 @@ impl Flash<'_> {
                     }
                     State::Sealed | State::Began | State::Done => {}
                 }
-                let is_resumed = contents.state != State::Sealed;
-                (Some(Log::reopen(Arc::clone(&space.medium), &contents)?), is_resumed)
+                // What was begun may never have been written: then the old OS has run on, and what it wrote is logged, too.
+                let is_resumed =
+                    contents.state != State::Sealed && !is_still_old(self.disk, &*space.medium, &contents)?;
+                let log = Log::reopen(Arc::clone(&space.medium), &contents)?;
+                (Some(log), is_resumed, contents.header.tail)
             }
         };
         Ok(Prepared {
@@ -221,7 +234,7 @@ impl Flash<'_> {
             compare_seconds: 0.0,
             stage_seconds: 0.0,
             resumed: is_resumed,
-            tail: keep.tail,
+            tail,
             why: String::new(),
             stage: Some(Log::reopen(Arc::clone(&space.medium), &stage)?),
         })
@@ -241,8 +254,8 @@ impl Flash<'_> {
                 source,
             })?;
             let digest = Some(image::digest::chunk(&content, offset)).filter(|_| !sys::is_zero(&content));
-            log.append_digests(&crate::log::Digests { first: chunk, digests: vec![digest] })?;
             crate::compare::append_contents(log, Kind::Old, &[(chunk, &content, digest)], None, geometry.chunk)?;
+            log.append_digests(&crate::log::Digests { first: chunk, digests: vec![digest] })?;
         }
         Ok(())
     }

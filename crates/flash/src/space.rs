@@ -8,7 +8,8 @@ use sys::{AlignedBuf, Medium};
 use crate::Flash;
 use crate::error::{Error, Result};
 use crate::geometry::{Geometry, len};
-use crate::log::{Contents, Digests, Header, Kind, Log, Purpose, Reader, State};
+use crate::log::{Contents, Header, Log, Purpose, State};
+use crate::still_old::is_still_old;
 use crate::verdict::ChunkSet;
 
 /// Durable space for an undo log or a stage, which the user named.
@@ -34,10 +35,24 @@ pub struct Keep {
     pub image_from: (String, String),
 }
 
+/// An undo log that was opened for a flash.
+pub(crate) struct OpenedUndo {
+    pub(crate) log: Log,
+    /// Whether it belongs to a flash that was cut off, or ended: the disk is no longer the old one.
+    pub(crate) is_resumed: bool,
+    /// The new content that it holds.
+    pub(crate) staged: Option<ChunkSet>,
+    /// Whether it holds the old data behind the image's end.
+    pub(crate) tail: bool,
+}
+
 impl Flash<'_> {
-    /// Opens or begins the undo log: the log, whether it belongs to a flash that was cut off, and what new content it holds.
-    pub(crate) fn open_undo(&self, space: &Space, header: &Header) -> Result<(Option<Log>, bool, Option<ChunkSet>)> {
-        let begin = || Ok((Some(Log::create(Arc::clone(&space.medium), space.id, header)?), false, None));
+    /// Opens or begins the undo log.
+    pub(crate) fn open_undo(&self, space: &Space, header: &Header) -> Result<OpenedUndo> {
+        let begin = || {
+            let log = Log::create(Arc::clone(&space.medium), space.id, header)?;
+            Ok(OpenedUndo { log, is_resumed: false, staged: None, tail: header.tail })
+        };
         let refuse = |why: &str| Err(Error::Unusable { what: "undo log", why: why.into() });
         let damaged = "it is incomplete or damaged, and the disk looks like one whose flash was cut off: logging it anew would \
                        lose the old disk for good; keep both, name another file to give up the way back, or restore the log";
@@ -55,39 +70,27 @@ impl Flash<'_> {
         }
         let is_same = check_same(&contents.header, &header.disk, self.geometry()?, self.image, Purpose::Undo);
         let resume = |contents: &Contents| {
-            Ok((Some(Log::reopen(Arc::clone(&space.medium), contents)?), true, contents.staged.clone()))
+            Ok(OpenedUndo {
+                log: Log::reopen(Arc::clone(&space.medium), contents)?,
+                is_resumed: true,
+                staged: contents.staged.clone(),
+                tail: contents.header.tail,
+            })
         };
+        let is_still_old = || is_still_old(self.disk, &*space.medium, &contents);
         match contents.state {
             State::Undone => begin(),
-            // No write is recorded. The record may have been lost since; the disk tells.
-            State::Unsealed | State::Sealed if self.is_untouched(space)? => begin(),
-            State::Unsealed => refuse(damaged),
-            State::Sealed | State::Began => is_same.and_then(|()| resume(&contents)),
+            // The disk decides, not the log: what was begun may never have been written, what was written may not be noted, and
+            // since then the old OS may have run, and have changed what was logged.
+            _ if is_still_old()? => begin(),
             State::Done if is_same.is_ok() => resume(&contents),
             State::Done => refuse(
                 "it is the way back from an earlier flash; name another file, or delete this one to give up that way back",
             ),
+            State::Unsealed => refuse(damaged),
+            State::Sealed | State::Began => is_same.and_then(|()| resume(&contents)),
             State::UndoBegan => refuse("an undo with it was cut off; run `keepstate undo` again first"),
         }
-    }
-
-    /// Whether the disk's first chunk, the first that a flash writes, is what the log says it was; or, if the log does
-    /// not say, whether it looks as if no flash had begun.
-    fn is_untouched(&self, space: &Space) -> Result<bool> {
-        let mut reader = Reader::new(&*space.medium, Purpose::Undo)?;
-        let mut logged = None;
-        while let Some(record) = reader.next_record()? {
-            if record.kind == Kind::Digests
-                && let Some(digests) = Digests::parse(&record.payload)
-                && digests.first == 0
-            {
-                logged = digests.digests.first().copied();
-            }
-        }
-        let Some(logged) = logged else { return Ok(!self.looks_cut_off()?) };
-        let content = self.first_chunk()?;
-        let now = Some(image::digest::chunk(&content, 0)).filter(|_| !sys::is_zero(&content));
-        Ok(logged == now)
     }
 
     /// Whether sector 0 is dead and what follows it is not: what a flash leaves behind that is cut off.

@@ -23,6 +23,7 @@ use crate::examine::compared_size;
 use crate::geometry::{Geometry, len};
 use crate::log::{Content, Contents, Digests, Event, Kind, Log, Purpose, Reader, Record, State};
 use crate::prove::{Counters, Prover};
+use crate::still_old::is_still_old;
 use crate::verdict::ChunkSet;
 use crate::work;
 
@@ -170,17 +171,23 @@ impl Undo<'_> {
         let begin = Instant::now();
         let geometry = self.found.geometry;
         self.check_disk()?;
+        if self.found.contents.state == State::UndoBegan
+            && is_still_old(self.disk, &*self.medium, &self.found.contents)?
+        {
+            return self.note_that_it_was_undone(begin);
+        }
         let read = compared_size(geometry, self.found.contents.header.tail);
         self.watch.phase("comparing", read);
         let log = Log::reopen(Arc::clone(&self.medium), &self.found.contents)?;
         let differing = differing(self.disk, &log, geometry, read, self.watch, self.threads())?;
+        // Before anything is written: a log whose digests are not those of its seal leads nowhere.
+        let blake3 = self.old_blake3(&log)?;
         let counters = Counters::default();
         let (mut restored, mut from_image) = (0, 0);
         if differing.count() > 0 {
             (restored, from_image) = self.restore(&log, differing, &counters)?;
         }
-        let blake3 = self.old_blake3(&log)?;
-        log.event(Event::Undone)?;
+        note(&log, Event::Undone);
         Ok(UndoReport {
             blake3,
             skipped: read.saturating_sub(restored + from_image),
@@ -189,6 +196,12 @@ impl Undo<'_> {
             seconds: begin.elapsed().as_secs_f64(),
             ..UndoReport::default()
         })
+    }
+
+    /// An earlier undo put everything back and could not note it. The old OS may have run since: what it wrote stays.
+    fn note_that_it_was_undone(&self, begin: Instant) -> Result<UndoReport> {
+        note(&Log::reopen(Arc::clone(&self.medium), &self.found.contents)?, Event::Undone);
+        Ok(UndoReport { seconds: begin.elapsed().as_secs_f64(), ..UndoReport::default() })
     }
 
     fn check_disk(&self) -> Result<()> {
@@ -210,14 +223,19 @@ impl Undo<'_> {
         let geometry = self.found.geometry;
         let boot_area = BootArea::of_old_disk(geometry, &self.found.contents.header.old_boot_area);
         let meanwhile = Meanwhile::nothing(self.disk)?;
-        // What turning the boot area off overwrites has to be put back too.
+        let mut old = self.old_records(log)?;
+        // What turning the boot area off overwrites has to be put back too, but for a table's copy that was made since, behind
+        // what is logged: there was none.
         differing.insert(0);
+        let size = compared_size(geometry, self.found.contents.header.tail);
         for (offset, _) in &meanwhile.then {
-            differing.insert(geometry.chunk_of(*offset));
+            let chunk = geometry.chunk_of(*offset);
+            if *offset < size || old.logged.contains(chunk) {
+                differing.insert(chunk);
+            }
         }
         self.watch.phase("restoring", differing.count() * geometry.chunk);
         // What has to come from the image comes now; if it cannot be had, nothing was written yet.
-        let mut old = self.old_records(log)?;
         let mut image = None;
         let mut from_image = 0;
         if differing.iter().any(|chunk| !old.logged.contains(chunk)) {
@@ -230,12 +248,14 @@ impl Undo<'_> {
                 // The log has no room: better an undo that fetches while it writes than none.
                 Err(error @ Error::Log { .. }) => {
                     tracing::warn!(%error, "the log cannot take what is missing: it is fetched while the disk does not boot");
+                    log.give_up_unwritten();
+                    old = self.old_records(log)?;
                     image = Some(opened);
                 }
                 Err(error) => return Err(error),
             }
         }
-        log.event(Event::UndoBegan)?;
+        note(log, Event::UndoBegan);
 
         let restoring = Restoring {
             prover: Prover { disk: self.disk, counters },
@@ -451,6 +471,14 @@ impl Restoring<'_> {
                 ),
             }),
         }
+    }
+}
+
+/// Notes how far an undo is, where the log has room: what matters is the disk, and it tells by itself.
+fn note(log: &Log, event: Event) {
+    if let Err(error) = log.event(event) {
+        tracing::warn!(%error, ?event, "the undo log could not take a note of it");
+        log.give_up_unwritten();
     }
 }
 

@@ -31,6 +31,8 @@ struct End {
     position: u64,
     buffer: Vec<u8>,
     sequence: u64,
+    /// The sequence at `position`.
+    written: u64,
     room: Room,
 }
 
@@ -38,7 +40,8 @@ impl Log {
     /// Begins a log at the beginning of `medium`; `id` is random.
     pub fn create(medium: Arc<dyn Medium>, id: u64, header: &Header) -> Result<Self> {
         let header = Header { format: *FORMATS.end(), ..header.clone() };
-        let end = End { position: 0, buffer: Vec::with_capacity(BUFFER_BYTES), sequence: 0, room: Room::None };
+        let buffer = Vec::with_capacity(BUFFER_BYTES);
+        let end = End { position: 0, buffer, sequence: 0, written: 0, room: Room::None };
         let log = Self { medium, purpose: header.purpose, id, end: Mutex::new(end) };
         log.append_json(Kind::Header, &header)?;
         log.append_room()?;
@@ -59,7 +62,7 @@ impl Log {
             cut.and_then(|()| medium.flush()).map_err(failed)?;
             room = Room::Empty(at);
         }
-        let end = End { position, buffer: Vec::with_capacity(BUFFER_BYTES), sequence, room };
+        let end = End { position, buffer: Vec::with_capacity(BUFFER_BYTES), sequence, written: sequence, room };
         Ok(Self { medium, purpose: contents.header.purpose, id: contents.id, end: Mutex::new(end) })
     }
 
@@ -177,7 +180,15 @@ impl Log {
             .map_err(|source| self.failed("writing", end.position, source))?;
         end.position += end.buffer.len() as u64;
         end.buffer.clear();
+        end.written = end.sequence;
         Ok(())
+    }
+
+    /// Forgets what could not be written, so that what comes next need not wait for it: there was no room.
+    pub(crate) fn give_up_unwritten(&self) {
+        let mut end = self.lock();
+        end.buffer.clear();
+        end.sequence = end.written;
     }
 
     fn failed(&self, doing: &'static str, offset: u64, source: std::io::Error) -> Error {

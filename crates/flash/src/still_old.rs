@@ -1,0 +1,115 @@
+//! Whether a disk is the old one that an undo log describes: not written to yet, or put back. Its OS may have run on since,
+//! so not every chunk need be as logged. The log's events say what was meant to be done; this is what was.
+
+use std::collections::BTreeMap;
+
+use model::Digest;
+use sys::{AlignedBuf, Disk, Medium};
+
+use crate::error::{Error, Result};
+use crate::geometry::{Geometry, len};
+use crate::log::{Content, Contents, Digests, Kind, Purpose, Reader, State};
+use crate::verdict::ChunkSet;
+
+/// How many of the chunks that a flash overwrites are looked at.
+const SAMPLE: u64 = 256;
+
+/// A disk, and the undo log that tells what it was.
+struct StillOld<'a> {
+    disk: &'a dyn Disk,
+    medium: &'a dyn Medium,
+    contents: &'a Contents,
+    geometry: Geometry,
+}
+
+/// Whether the disk is the old one: it is not dead, as it is from the first write of a flash or an undo to the last, and most
+/// of what a flash overwrites is what the log says it was. In doubt it is not.
+pub(crate) fn is_still_old(disk: &dyn Disk, medium: &dyn Medium, contents: &Contents) -> Result<bool> {
+    let size = disk.size().map_err(|source| Error::Disk { doing: "reading the size of", offset: 0, source })?;
+    let header = &contents.header;
+    if size != header.disk_size {
+        return Ok(false);
+    }
+    let geometry = Geometry { disk: size, image: size, chunk: u64::from(header.chunk_size) };
+    StillOld { disk, medium, contents, geometry }.answer()
+}
+
+impl StillOld<'_> {
+    fn answer(&self) -> Result<bool> {
+        let first = self.on_disk(0)?;
+        let (sector_0, rest) = first.split_at(self.disk.sector_size() as usize);
+        let logged = self.logged()?;
+        let is_zero = sys::is_zero(sector_0);
+        let has_begun = !matches!(self.contents.state, State::Unsealed | State::Sealed);
+        if logged.is_empty() {
+            // What a flash leaves behind that is cut off has nothing in sector 0.
+            return Ok(!has_begun && (!is_zero || sys::is_zero(rest)));
+        }
+        if is_zero && (has_begun || !self.had_no_sector_0()?) {
+            return Ok(false);
+        }
+        let (mut same, mut other) = (0, 0);
+        for (chunk, was) in &logged {
+            let content = if *chunk == 0 { &first } else { &self.on_disk(*chunk)? };
+            let now = Some(image::digest::chunk(content, self.geometry.on_disk(*chunk).start));
+            let is_same = if sys::is_zero(content) { was.is_none() } else { *was == now };
+            *(if is_same { &mut same } else { &mut other }) += 1;
+        }
+        Ok(same > other)
+    }
+
+    /// Chunks that the flash overwrites and what they were last: of those whose content was logged some, all over the disk. Not
+    /// the boot area's, which is logged always, if there is another.
+    fn logged(&self) -> Result<BTreeMap<u64, Option<Digest>>> {
+        let chunks = self.geometry.disk_chunks();
+        let mut logged = ChunkSet::new(chunks);
+        let nothing_wanted = |chunk| {
+            logged.insert(chunk);
+            false
+        };
+        self.reader()?.glancing().next_content(Kind::Old, nothing_wanted)?;
+        let count = logged.count();
+        let inner = logged.iter().filter(|chunk| (1..chunks - 1).contains(chunk));
+        let mut sample: BTreeMap<u64, Option<Digest>> =
+            inner.step_by(count.div_ceil(SAMPLE).max(1) as usize).map(|chunk| (chunk, None)).collect();
+        if sample.is_empty() {
+            sample.extend(logged.iter().map(|chunk| (chunk, None)));
+        }
+        let mut reader = self.reader()?.glancing();
+        while let Some(record) = reader.next_of(Kind::Digests)? {
+            let digests = Digests::parse(&record.payload).unwrap_or(Digests { first: 0, digests: Vec::new() });
+            let end = digests.first.saturating_add(digests.digests.len() as u64);
+            for (chunk, was) in sample.range_mut(digests.first..end) {
+                *was = digests.digests[(*chunk - digests.first) as usize];
+            }
+        }
+        Ok(sample)
+    }
+
+    /// Whether the old disk's sector 0 was zero, as of a filesystem without a partition table: then it tells nothing.
+    fn had_no_sector_0(&self) -> Result<bool> {
+        let mut reader = self.reader()?.glancing();
+        let mut content = AlignedBuf::zeroed(len(&self.geometry.on_disk(0)));
+        let mut is_known = false;
+        while let Some(record) = reader.next_content(Kind::Old, |chunk| chunk == 0)? {
+            if let Some(old) = Content::parse(&record.payload) {
+                old.decode(0, &mut content, Purpose::Undo.name())?;
+                is_known = true;
+            }
+        }
+        Ok(is_known && sys::is_zero(&content[..self.disk.sector_size() as usize]))
+    }
+
+    /// Of the log as far as it was found to be whole.
+    fn reader(&self) -> Result<Reader<'_>> {
+        Ok(Reader::new(self.medium, Purpose::Undo)?.up_to(self.contents.end))
+    }
+
+    fn on_disk(&self, chunk: u64) -> Result<AlignedBuf> {
+        let range = self.geometry.on_disk(chunk);
+        let mut content = AlignedBuf::zeroed(len(&range));
+        let offset = range.start;
+        self.disk.read_at(offset, &mut content).map_err(|source| Error::Disk { doing: "reading", offset, source })?;
+        Ok(content)
+    }
+}
