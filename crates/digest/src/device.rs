@@ -3,7 +3,11 @@
 //! The edges are the first and the last MiB of the disk and of each of its partitions. There stand the partition table
 //! and its copy, boot sectors, and the superblocks of all that a partition may hold: ext4 (at 1 KiB), XFS, FAT, LVM (at
 //! 0), swap (in the first page), btrfs (at 64 KiB), ZFS (four labels, of 256 KiB, two at each end), md (at 0, 4 KiB, or in
-//! the last 128 KiB). Whatever mounts, assembles or partitions a disk writes one of these.
+//! the last 128 KiB). Whatever mounts a filesystem that stands on the disk or on one of its partitions, assembles or
+//! partitions it writes one of these.
+//!
+//! What stands on a device above (LVM, LUKS, md) has its superblock anywhere between the edges, or encrypted: a mount of it
+//! writes the disk and need not write an edge. Only the content proves that nobody did.
 
 use std::io;
 use std::ops::Range;
@@ -26,7 +30,7 @@ use crate::path::TreePath;
 use crate::source::WholeDisk;
 use crate::walk::Reach;
 
-/// How much of each edge: all superblocks that are known stand within 512 KiB of one.
+/// How much of each edge: all superblocks that are known stand within 512 KiB of one of what they are for.
 const EDGE_BYTES: u64 = 1 << 20;
 
 /// A disk and what is known of it.
@@ -97,9 +101,9 @@ pub fn make_device(device: &Device<'_>, name: &Path, algorithm: Algorithm, how: 
         To::Stream(out) => Writer::to_stream(out, &header)?,
         To::File(path, cut_off) => {
             let place = Place::claim(path)?;
-            // What is left of one that was cut off is of no use.
+            // What is left of one that was cut off is of no use; but it may be of a tree's run.
             if cut_off == crate::CutOff::Refuse && place.has_something()? {
-                return Err(Error::Interrupted { path: place.path });
+                return Err(Error::DiskInterrupted { path: place.path });
             }
             Writer::to_file(place, &header, false)?
         }

@@ -52,6 +52,12 @@ pub enum Error {
         /// What it left.
         path: PathBuf,
     },
+    /// The same, where a disk is to be read: its runs are not gone on with.
+    #[error("an earlier run left {path}; a disk is read from its beginning: begin anew by --restart, or write another manifest", path = path.display())]
+    DiskInterrupted {
+        /// What it left.
+        path: PathBuf,
+    },
     /// Another run is at it.
     #[error("another run is writing {path}: wait for its end, or write another manifest", path = path.display())]
     Locked {

@@ -16,9 +16,9 @@ use crate::output::Output;
 /// Write down what a tree's files, or a disk's edges, hash to
 ///
 /// Of a directory: paths, types, permissions, owners, sizes and content of all that is in it. Of a disk: its partition
-/// table and superblocks (the first and last MiB of it and of each of its partitions), with --content all of it. Nothing is
-/// written to either. What changes or cannot be read is noted as such, and makes the command fail at its end. What is mounted
-/// in a directory is left out, and said to be.
+/// table and superblocks (the first and last MiB of it and of each of its partitions), with --content all of it: where LVM,
+/// LUKS or md stand on it, only that proves that nobody wrote. Nothing is written to either. What changes or cannot be read
+/// is noted as such, and makes the command fail at its end. What is mounted in a directory is left out, and said to be.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -73,6 +73,8 @@ struct Document<'a> {
     manifest: &'a Path,
     #[serde(flatten)]
     made: Made,
+    /// Devices that are made of the disk, and whose writes need not show at its edges.
+    not_covered: Vec<String>,
     seconds: f64,
     troubles: Vec<Trouble>,
     /// More than are listed.
@@ -112,14 +114,15 @@ pub(super) fn run(args: &Args, output: &Output) -> Result<()> {
         _ => CutOff::Refuse,
     };
     let to = if is_stdout { To::Stream(&mut stdout) } else { To::File(&args.out, cut_off) };
-    let made = if args.what.is_dir() { tree(args, &watcher, to, &mut tell)? } else { disk(args, &watcher, to)? };
+    let (made, not_covered) =
+        if args.what.is_dir() { (tree(args, &watcher, to, &mut tell)?, Vec::new()) } else { disk(args, &watcher, to)? };
     stdout.flush()?;
     progress.finish();
-    say_what_is_left_out(args, made, output);
+    say_what_is_left_out(args, made, &not_covered, output);
     let seconds = begun.elapsed().as_secs_f64();
     if !is_stdout {
-        let document =
-            Document { of: &args.what, manifest: &args.out, made, seconds, troubles, troubles_left_off: left_off };
+        let (of, manifest, troubles_left_off) = (&*args.what, &*args.out, left_off);
+        let document = Document { of, manifest, made, not_covered, seconds, troubles, troubles_left_off };
         output.print(&document, || {
             let Made { entries, files, bytes, resumed, .. } = made;
             let resumed =
@@ -141,13 +144,19 @@ pub(super) fn run(args: &Args, output: &Output) -> Result<()> {
 }
 
 /// What a manifest does not speak of is no failure, and nobody should take it for proven.
-fn say_what_is_left_out(args: &Args, made: Made, output: &Output) {
+fn say_what_is_left_out(args: &Args, made: Made, not_covered: &[String], output: &Output) {
     let what = args.what.display();
     if made.mounts > 0 {
         let which = if args.format == FormatArg::Full { "; its lines \"# mount\" say where" } else { "" };
         output.note(&format!(
             "nothing of what is mounted in {what} is in the manifest ({} in all{which}): --mounts enters it, or make a manifest of each",
             made.mounts
+        ));
+    }
+    if !not_covered.is_empty() {
+        output.note(&format!(
+            "what is written through {} need not show at the edges of {what}: --content covers all of it",
+            not_covered.join(", ")
         ));
     }
 }
@@ -169,8 +178,13 @@ fn tree(args: &Args, watcher: &Watcher<'_>, to: To<'_>, tell: &mut dyn FnMut(&Tr
     Ok(digest::make(&make, to, tell)?)
 }
 
-fn disk(args: &Args, watcher: &Watcher<'_>, to: To<'_>) -> Result<Made> {
-    let of_trees = [("--xattrs", args.xattrs), ("--mounts", args.mounts), ("--resume", args.resume)];
+/// Gives the devices too of which its edges say nothing.
+fn disk(args: &Args, watcher: &Watcher<'_>, to: To<'_>) -> Result<(Made, Vec<String>)> {
+    if args.resume {
+        let why = "a disk is read from its beginning, and cannot be gone on with: --restart begins anew";
+        return Err(WrongUsage(format!("{}: {why}", args.what.display())).into());
+    }
+    let of_trees = [("--xattrs", args.xattrs), ("--mounts", args.mounts)];
     if let Some((flag, _)) = of_trees.iter().find(|(_, given)| *given) {
         return Err(WrongUsage(format!("{flag} is for directories, and {} is none", args.what.display())).into());
     }
@@ -179,5 +193,6 @@ fn disk(args: &Args, watcher: &Watcher<'_>, to: To<'_>) -> Result<Made> {
     }
     let named = NamedDisk::open(&disk_name(&args.what), args.read.direct)?;
     let how = args.read.how(watcher);
-    Ok(digest::make_device(&named.device(args.content), &args.what, args.algorithm.into(), &how, to)?)
+    let made = digest::make_device(&named.device(args.content), &args.what, args.algorithm.into(), &how, to)?;
+    Ok((made, if args.content { Vec::new() } else { named.above }))
 }

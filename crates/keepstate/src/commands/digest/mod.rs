@@ -1,5 +1,6 @@
 //! `keepstate digest`: manifests of data trees and fingerprints of disks.
 
+mod above;
 mod check;
 mod diff;
 mod make;
@@ -125,6 +126,8 @@ fn disk_name(path: &Path) -> DiskName {
 struct NamedDisk {
     disk: RealDisk,
     partitions: Vec<std::ops::Range<u64>>,
+    /// Devices that are made of it.
+    above: Vec<String>,
 }
 
 impl NamedDisk {
@@ -133,7 +136,8 @@ impl NamedDisk {
         let target = Target::find(name)?;
         let disk = target.open_to_read(if must { DiskCaching::Direct } else { DiskCaching::Auto })?;
         let partitions = flash::boot_area::partitions_now(&disk).with_context(|| format!("looking at {name}"))?;
-        Ok(Self { disk, partitions })
+        let above = target.number().map(|number| above::above(Path::new("/sys"), number)).unwrap_or_default();
+        Ok(Self { disk, partitions, above })
     }
 
     fn device(&self, content: bool) -> Device<'_> {
