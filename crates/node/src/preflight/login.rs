@@ -1,6 +1,18 @@
 //! Whether somebody gets in afterwards, and whether Keepstate does.
 
 use super::{Facts, Verdict, fine, refused, unknown, warning};
+use crate::config;
+
+/// Where the agent of the new OS finds its configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Configuration {
+    /// The node's own comes along.
+    Carried,
+    /// The image has one.
+    InImage,
+    /// Nowhere.
+    Nowhere,
+}
 
 pub(super) fn check(facts: &Facts<'_>) -> Verdict {
     let Some(setup) = facts.manifest.facts.as_ref().and_then(|image| image.setup.as_ref()) else {
@@ -31,10 +43,11 @@ pub(super) fn check(facts: &Facts<'_>) -> Verdict {
     )
 }
 
-/// An image without the agent can be flashed. It never reports.
+/// An image without the agent can be flashed. It never reports. One whose agent has no configuration does not either, and
+/// nobody would think so of it.
 pub(super) fn agent(facts: &Facts<'_>) -> Verdict {
     match facts.manifest.facts.as_ref().and_then(|image| image.setup.as_ref()) {
-        Some(setup) if setup.has_agent => fine("it starts with the image"),
+        Some(setup) if setup.has_agent => configured(facts),
         Some(_) => warning(
             "the image has no agent (`image bake --with-agent`): there is no trial, so nothing judges the new OS or calls \
              the old one back; no identity is kept; `keepstate node commit` or `rollback` has to be run there by hand",
@@ -42,5 +55,25 @@ pub(super) fn agent(facts: &Facts<'_>) -> Verdict {
         None => warning(
             "whether the image has an agent is not known: without one there is no trial, and no identity is kept",
         ),
+    }
+}
+
+/// An agent without a configuration takes the machine for none of ours.
+fn configured(facts: &Facts<'_>) -> Verdict {
+    let path = config::PATH;
+    let remedy = format!(
+        "put a {path} into the image, or keep the node's own: `items = {{ agent = \"keep\" }}` in `[identity]`"
+    );
+    match &facts.configuration {
+        Ok(Configuration::Carried) => fine("it starts with the image, configured as it is here"),
+        Ok(Configuration::InImage) => fine(format!("it starts with the image, which has a {path} of its own")),
+        Ok(Configuration::Nowhere) => refused(
+            format!(
+                "it would start with the image and find no {path}, which the image does not have and this node does not keep \
+                 ([identity]): there would be no trial, so nothing would judge the new OS or call the old one back"
+            ),
+            remedy,
+        ),
+        Err(why) => refused(format!("whether it would find a {path} in the new OS is not known: {why}"), remedy),
     }
 }

@@ -27,6 +27,7 @@ use crate::config::Pair;
 
 pub use collect::Depth;
 pub use data::{DataOwner, OnRootDisk};
+pub use login::Configuration;
 pub use lost::Lost;
 pub use needs::{InImage, Need};
 pub use room::{Space, Standing};
@@ -37,8 +38,8 @@ pub const IMAGER_BYTES: u64 = 256 << 20;
 
 /// Refusals that a person who knows better may take upon himself (`accept` in node.toml): those that are judged by signs.
 /// What is certain, and what would lose data, is not among them.
-pub const ACCEPTABLE: [&str; 7] =
-    ["image's facts", "secure boot", "space", "first boot", "keys and files", "datastore versions", "login"];
+pub const ACCEPTABLE: [&str; 8] =
+    ["image's facts", "secure boot", "space", "first boot", "keys and files", "datastore versions", "login", "agent"];
 
 /// What is known of the node and of the image.
 #[derive(Clone, Debug)]
@@ -85,6 +86,8 @@ pub struct Facts<'a> {
     pub compatible: &'a [Pair],
     /// Whether the node's authorized keys are carried into the new OS.
     pub keeps_authorized_keys: bool,
+    /// Where the new OS's agent finds its configuration; why that is not known.
+    pub configuration: Result<Configuration, String>,
     /// Files that are carried into the new OS: absolute paths.
     pub carried: Vec<String>,
     /// What will be lost, where somebody asked: it takes a while.

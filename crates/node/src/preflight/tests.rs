@@ -88,6 +88,7 @@ fn facts(manifest: &Manifest) -> Facts<'_> {
         datastore_programs: vec![],
         compatible: &[],
         keeps_authorized_keys: false,
+        configuration: Ok(Configuration::Carried),
         carried: vec![],
         lost: None,
         accepted: &[],
@@ -490,6 +491,25 @@ fn a_hook_that_says_no_is_heard_and_those_that_say_yes_are_quoted() {
     let no = hooks(Err("the hook 10-lag ended with code 3: replica 2 is behind"));
     is_refused(&no, &["replica 2 is behind", "preflight.d"]);
     assert!(!no.to_string().contains("accept ="), "{no}");
+}
+
+/// A node that is fresh after each upgrade got an image whose agent, without a configuration, judged nothing and undid nothing.
+#[test]
+fn an_agent_that_would_find_no_configuration_is_refused() {
+    let agent = |configuration: Result<Configuration, String>| {
+        verdict("agent", |_| {}, |facts| facts.configuration = configuration)
+    };
+    is_not_refused(&agent(Ok(Configuration::Carried)), &["ok", "as it is here"]);
+    is_not_refused(&agent(Ok(Configuration::InImage)), &["ok", "/etc/keepstate/node.toml of its own"]);
+    is_refused(&agent(Ok(Configuration::Nowhere)), &["no trial", "call the old one back", "accept = [\"agent\"]"]);
+    is_refused(&agent(Err("no such store".into())), &["not known: no such store"]);
+    let accepted = ["agent".to_owned()];
+    let manifest = manifest();
+    let facts = Facts { configuration: Ok(Configuration::Nowhere), accepted: &accepted, ..facts(&manifest) };
+    let found = check(&facts).into_iter().find(|finding| finding.what == "agent").unwrap();
+    is_not_refused(&found, &["warning", "no trial", "is accepted"]);
+    let none = |facts: &mut Facts<'_>| facts.configuration = Ok(Configuration::Nowhere);
+    is_not_refused(&verdict("agent", |image| setup(image).has_agent = false, none), &["warning", "has no agent"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Collecting what preflight decides on. Nothing here decides, and nothing is changed.
 
+mod agent;
 mod configuration;
 mod firmware;
 mod hooks;
@@ -51,13 +52,12 @@ impl Node {
         });
         let disk = root_disk.as_ref().map_err(Clone::clone).and_then(|disk| root_disk::parts(machine, &disk.path));
         let program_size = fs::metadata(enter::PROGRAM).map_or(0, |data| data.len());
+        let kept = identity::collect(&self.config.identity, machine.root(), None).map(|bundle| bundle.files);
+        let kept = kept.map_err(|error| format!("what this node keeps cannot be collected: {error}"));
         // What cannot be collected is not carried; arming says why.
-        let carried = identity::collect(&self.config.identity, machine.root(), None).map(|bundle| bundle.files);
-        let carried = carried
-            .unwrap_or_default()
-            .into_iter()
-            .map(|path| Path::new("/").join(path).display().to_string())
-            .collect::<Vec<_>>();
+        let carried = kept.iter().flatten().map(|path| Path::new("/").join(path).display().to_string());
+        let carried: Vec<String> = carried.collect();
+        let files = files_of(opened);
         check(&Facts {
             manifest,
             place,
@@ -73,15 +73,13 @@ impl Node {
             operators: Operators::collect(&self.config.imager, machine.root()),
             data_owners: self.config.data.iter().flat_map(|path| owners::of(machine, path)).collect(),
             user_data: user_data::formats(machine),
-            needs: disk
-                .as_ref()
-                .map_err(Clone::clone)
-                .and_then(|parts| needs::collect(machine, parts, &files_of(opened))),
+            needs: disk.as_ref().map_err(Clone::clone).and_then(|parts| needs::collect(machine, parts, &files)),
             hooks: hooks::ask(self, &opened.title(), LIMIT),
             packages: packages(machine),
             datastore_programs: needs::programs(machine),
             compatible: &self.config.compatible,
             keeps_authorized_keys: carried.iter().any(|path| path.contains("/.ssh/authorized_keys")),
+            configuration: kept.and_then(|_| agent::configuration(&carried, &files)),
             carried,
             lost: (depth == Depth::Everything).then(|| lost::collect(machine)),
             accepted: &self.config.accept,

@@ -14,7 +14,7 @@ const CRYPTTAB: &str = "/etc/crypttab";
 const MDADM: [&str; 2] = ["/etc/mdadm/mdadm.conf", "/etc/mdadm.conf"];
 
 /// Looks a file of the image up.
-type InTheImage<'a> = dyn Fn(&str, usize) -> Result<Option<Vec<u8>>, String> + 'a;
+pub(super) type InTheImage<'a> = dyn Fn(&str, usize) -> Result<Option<Vec<u8>>, String> + 'a;
 
 /// All that is named on this machine; why the image cannot be asked.
 pub(super) fn collect(machine: &Machine, parts: &Parts, image: &InTheImage<'_>) -> Result<Vec<Need>, String> {

@@ -11,7 +11,7 @@ use super::*;
 use crate::config::Config;
 use crate::hooks::{Moment, tests::put as put_hook};
 use crate::packages::tests::put;
-use crate::preflight::{InImage, Need};
+use crate::preflight::{Configuration, InImage, Need};
 use crate::record::Record;
 use crate::state::step;
 
@@ -319,4 +319,16 @@ fn the_owner_s_hooks_are_asked_and_told_of_the_upgrade_that_is_under_way() {
     assert!(ask(20).unwrap_err().ends_with("20-no ended with code 1: replica 2 is behind"));
     put_hook(&node.config.hooks, Moment::Preflight, "10-tells", "echo asking; exec sleep 1000");
     assert!(ask(1).unwrap_err().ends_with("10-tells did not end in time: asking"));
+}
+
+#[test]
+fn the_image_is_looked_into_for_a_configuration_only_where_none_is_carried() {
+    let has = |path: &str, _: usize| Ok((path == "/etc/keepstate/node.toml").then(Vec::new));
+    let has_none = |_: &str, _: usize| Ok(None);
+    let broken = |_: &str, _: usize| Err("the store does not answer".to_owned());
+    let carried = ["/etc/hostname".to_owned(), "/etc/keepstate/node.toml".to_owned()];
+    assert_eq!(agent::configuration(&carried, &broken), Ok(Configuration::Carried));
+    assert_eq!(agent::configuration(&carried[..1], &has), Ok(Configuration::InImage));
+    assert_eq!(agent::configuration(&carried[..1], &has_none), Ok(Configuration::Nowhere));
+    assert_eq!(agent::configuration(&[], &broken), Err("the store does not answer".into()));
 }
