@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use imager::job::Entry;
+use model::report::FlashPlan;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -111,9 +113,49 @@ impl Started {
     }
 }
 
-/// The outage that is to come, where `flash` seconds of writing are: as it was the last time, or as this machine started
-/// the last time, or as machines are.
-pub fn predict(flash: f64, last: Option<&Outage>, started: Started) -> Outage {
+/// What `prepare` foresees.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Prediction {
+    /// What the imager will write.
+    pub flash: FlashPlan,
+    /// How long the node will be away.
+    pub outage: Outage,
+    /// How long of that the imager reads the root disk again; none, where it will know what was written meanwhile.
+    pub read_again_seconds: Option<f64>,
+    /// Why it will not know.
+    pub read_again_why: Option<&'static str>,
+}
+
+impl Prediction {
+    /// Of a flash, where reading the disk again takes so long if the imager has to do it, for that reason.
+    pub(crate) fn of(
+        flash: FlashPlan,
+        compare_again_seconds: f64,
+        read_again_why: Option<&'static str>,
+        last: Option<&Outage>,
+        started: Started,
+    ) -> Self {
+        let read_again_seconds = read_again_why.map(|_| compare_again_seconds);
+        let outage = predict(flash.apply_seconds + read_again_seconds.unwrap_or(0.0), last, started);
+        Self { flash, outage, read_again_seconds, read_again_why }
+    }
+}
+
+/// Why the imager cannot know what is written to the root disk until it runs, if it cannot: only the kernel that traced it
+/// tells.
+pub(crate) fn why_read_again(entry: Entry, is_traced: bool) -> Option<&'static str> {
+    match entry {
+        Entry::Takeover if is_traced => None,
+        Entry::Takeover => Some("this kernel cannot trace what is written to it meanwhile"),
+        Entry::BootEntry | Entry::Kexec => Some(
+            "this way in starts another kernel, which does not know what was written meanwhile; a takeover keeps this one",
+        ),
+    }
+}
+
+/// The outage that is to come, where the imager reads and writes for `flash` seconds: as it was the last time, or as this
+/// machine started the last time, or as machines are.
+fn predict(flash: f64, last: Option<&Outage>, started: Started) -> Outage {
     let part = |of: fn(&Outage) -> f64, seen: Option<f64>, usual: f64| last.map(of).or(seen).unwrap_or(usual);
     Outage {
         stop: part(|last| last.stop, None, STOP_SECONDS),
@@ -159,6 +201,23 @@ mod tests {
         let predicted = predict(0.0, None, started);
         assert_eq!((predicted.firmware, predicted.start, predicted.stop), (20.0, 30.5, STOP_SECONDS));
         assert!((predict(0.0, None, Started::default()).firmware - FIRMWARE_SECONDS).abs() < 1e-9);
+    }
+
+    /// The seconds were left out where they are most: by a boot entry onto a large disk.
+    #[test]
+    fn reading_the_disk_again_on_another_kernel_is_a_part_of_the_prediction() {
+        let plan = || FlashPlan { apply_seconds: 2.0, ..FlashPlan::default() };
+        let imager_seconds = |entry, is_traced| {
+            let predicted = Prediction::of(plan(), 30.0, why_read_again(entry, is_traced), None, Started::default());
+            assert_eq!(predicted.read_again_seconds.is_some(), predicted.read_again_why.is_some());
+            (predicted.outage.imager, predicted.read_again_seconds)
+        };
+        assert_eq!(imager_seconds(Entry::Takeover, true), (IMAGER_SECONDS + 2.0, None));
+        let all = (IMAGER_SECONDS + 32.0, Some(30.0));
+        for (entry, is_traced) in [(Entry::Takeover, false), (Entry::BootEntry, true), (Entry::Kexec, true)] {
+            assert_eq!(imager_seconds(entry, is_traced), all, "{entry:?}");
+        }
+        assert!(why_read_again(Entry::Takeover, false).unwrap().contains("cannot trace"));
     }
 
     #[test]

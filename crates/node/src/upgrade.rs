@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
 use crate::node::Node;
 use crate::origin::Origin;
-use crate::outage::{self, Outage, Started};
+use crate::outage::{self, Prediction, Started};
 use crate::preflight::{self, Depth};
 use crate::record::{FORMAT, Record};
 use crate::site::Site;
@@ -36,7 +36,8 @@ struct Under {
     record: Record,
     entrance: Entrance,
     watch: Box<dyn Watch>,
-    plan: Option<FlashPlan>,
+    /// What was found when it was prepared, if that was now: what will be written, and how long reading it again takes.
+    found: Option<(FlashPlan, f64)>,
 }
 
 impl Under {
@@ -47,6 +48,12 @@ impl Under {
 }
 
 impl Under {
+    /// Stages and logs. Gives what will be written, and how long reading the disk again takes.
+    fn prepare(&mut self) -> Result<(FlashPlan, f64)> {
+        let prepared = self.staging().prepare()?;
+        Ok((prepared.plan(), prepared.compare_again_seconds()))
+    }
+
     /// What the new OS will be asked for.
     fn look_around(&mut self) -> Result<()> {
         self.record.surroundings = Surroundings::look(&self.target)?;
@@ -86,16 +93,17 @@ impl Node {
     /// Stages and logs everything, and predicts. The node serves meanwhile, and a reboot notices nothing.
     ///
     /// Gives what the flash will do, and the outage that it will be.
-    pub fn prepare(&self, opened: Opened, again: bool, watch: Box<dyn Watch>) -> Result<(FlashPlan, Outage)> {
+    pub fn prepare(&self, opened: Opened, again: bool, watch: Box<dyn Watch>) -> Result<Prediction> {
         let mut under = self.begin(opened, again, watch)?;
         Course::new(vec![prepare_step()]).run(&mut under, &mut self.journal()?)?;
         // Prepared in an earlier run, it is compared again: what was staged is there already.
-        let plan = match under.plan.take() {
-            Some(plan) => plan,
-            None => under.staging().prepare()?.plan(),
+        let (plan, compare_again_seconds) = match under.found.take() {
+            Some(found) => found,
+            None => under.prepare()?,
         };
-        let outage = outage::predict(plan.apply_seconds, outage::read(&self.place.outage()).as_ref(), Started::ask());
-        Ok((plan, outage))
+        let why = outage::why_read_again(under.entrance.entry()?, under.record.trace.is_some());
+        let last = outage::read(&self.place.outage());
+        Ok(Prediction::of(plan, compare_again_seconds, why, last.as_ref(), Started::ask()))
     }
 
     /// Does everything up to the restart into the imager. When this returns, the OS is going down.
@@ -165,7 +173,7 @@ impl Node {
         image::trust::check_serial(manifest, last).map_err(refused)?;
         let record = self.record(&opened, &target)?;
         let entrance = self.entrance(Some(manifest))?;
-        Ok(Under { node: self.clone(), opened, target, record, entrance, watch, plan: None })
+        Ok(Under { node: self.clone(), opened, target, record, entrance, watch, found: None })
     }
 
     /// The record of this upgrade: the one that is there, if it was begun before, or a new one.
@@ -202,9 +210,9 @@ impl Node {
 
 fn prepare_step() -> Step<Under> {
     Step::new(step::PREPARE, |under: &mut Under, _| {
-        let plan = under.staging().prepare().map_err(last)?.plan();
+        let found = under.prepare().map_err(last)?;
+        let (plan, _) = under.found.insert(found);
         let text = format!("{} MiB to write, some {:.0} s", plan.write >> 20, plan.apply_seconds);
-        under.plan = Some(plan);
         Ok(Some(text))
     })
     .within(std::time::Duration::from_hours(24))

@@ -2,13 +2,14 @@
 
 mod verify;
 
+use std::fmt::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use image::Opened;
 use indicatif::HumanBytes;
 use node::node::Status;
-use node::outage::Outage;
+use node::outage::Prediction;
 use node::trial::Came;
 use node::{Config, Node};
 use steps::What;
@@ -119,13 +120,6 @@ impl ImageToTake {
     }
 }
 
-/// What `prepare` says.
-#[derive(serde::Serialize)]
-struct IsPrepared<'a> {
-    flash: &'a model::report::FlashPlan,
-    outage: Outage,
-}
-
 #[derive(clap::Args, Debug)]
 struct Verify {
     /// The image; the one that was committed last, if none is named
@@ -174,11 +168,8 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
         Command::Preflight(take) => preflight(&node, &take.open(&node.config)?, output),
         Command::Prepare(Prepare { take, again }) => {
             let watch = Box::new(Shown(output.progress()));
-            let (plan, outage) = node.prepare(take.open(&node.config)?, again.again, watch)?;
-            output.print(&IsPrepared { flash: &plan, outage }, || {
-                let comparison = super::flash::show::comparison(&take.image, "the root disk", &plan);
-                format!("{comparison}Prepared; nothing was changed. The node will be away for some {outage}.\n")
-            })
+            let prediction = node.prepare(take.open(&node.config)?, again.again, watch)?;
+            output.print(&prediction, || foreseen(&take.image, &prediction))
         }
         Command::Upgrade(Upgrade { take, again, sure }) => {
             let opened = take.open(&node.config)?;
@@ -236,6 +227,19 @@ fn preflight(node: &Node, opened: &Opened, output: &Output) -> Result<()> {
     Ok(())
 }
 
+/// What `prepare` says.
+fn foreseen(image: &str, prediction: &Prediction) -> String {
+    let Prediction { flash, outage, read_again_seconds, read_again_why } = prediction;
+    let comparison = super::flash::show::comparison(image, "the root disk", flash);
+    let mut text = format!("{comparison}Prepared; nothing was changed. The node will be away for some {outage}.\n");
+    if let Some((seconds, why)) = read_again_seconds.zip(*read_again_why) {
+        // Writing to a string cannot fail.
+        let _ =
+            writeln!(text, "All of the root disk is read again in the imager, for some {seconds:.1} s of that: {why}.");
+    }
+    text
+}
+
 fn status(node: &Node, output: &Output) -> Result<()> {
     let status = node.status()?;
     output.print(&status, || text(&status))
@@ -272,5 +276,14 @@ mod tests {
         assert_eq!(bandwidth("0"), Ok(0));
         assert_eq!(bandwidth("64M"), Ok(64 << 20));
         assert!(bandwidth("fast").is_err());
+    }
+    #[test]
+    fn prepare_says_why_all_of_the_disk_is_read_again_and_for_how_long() {
+        let (flash, outage) = (model::report::FlashPlan::default(), node::outage::Outage::default());
+        let known = Prediction { flash, outage, read_again_seconds: None, read_again_why: None };
+        assert!(!foreseen("debian@2", &known).contains("read again"));
+        let unknown = Prediction { read_again_seconds: Some(12.34), read_again_why: Some("another kernel"), ..known };
+        let text = foreseen("debian@2", &unknown);
+        assert!(text.ends_with("read again in the imager, for some 12.3 s of that: another kernel.\n"), "{text}");
     }
 }
