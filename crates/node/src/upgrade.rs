@@ -28,6 +28,15 @@ use crate::state::{State, step};
 use crate::surroundings::Surroundings;
 use crate::{caches, enter, environment, failures, identity, old_logs};
 
+/// What is taken only where the caller says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allow {
+    /// An image that has failed its trial too often.
+    pub again: bool,
+    /// An image that is older than the last one that was committed.
+    pub older: bool,
+}
+
 /// What the steps of an upgrade share.
 struct Under {
     node: Node,
@@ -93,8 +102,8 @@ impl Node {
     /// Stages and logs everything, and predicts. The node serves meanwhile, and a reboot notices nothing.
     ///
     /// Gives what the flash will do, and the outage that it will be.
-    pub fn prepare(&self, opened: Opened, again: bool, watch: Box<dyn Watch>) -> Result<Prediction> {
-        let mut under = self.begin(opened, again, watch)?;
+    pub fn prepare(&self, opened: Opened, allow: Allow, watch: Box<dyn Watch>) -> Result<Prediction> {
+        let mut under = self.begin(opened, allow, watch)?;
         Course::new(vec![prepare_step()]).run(&mut under, &mut self.journal()?)?;
         // Prepared in an earlier run, it is compared again: what was staged is there already.
         let (plan, compare_again_seconds) = match under.found.take() {
@@ -107,9 +116,8 @@ impl Node {
     }
 
     /// Does everything up to the restart into the imager. When this returns, the OS is going down.
-    /// `again` takes an image too that has failed its trial too often.
-    pub fn upgrade(&self, opened: Opened, again: bool, watch: Box<dyn Watch>) -> Result<()> {
-        let mut under = self.begin(opened, again, watch)?;
+    pub fn upgrade(&self, opened: Opened, allow: Allow, watch: Box<dyn Watch>) -> Result<()> {
+        let mut under = self.begin(opened, allow, watch)?;
         let mut journal = self.journal()?;
         let course = Course::new(vec![
             prepare_step(),
@@ -155,7 +163,7 @@ impl Node {
         Ok(())
     }
 
-    fn begin(&self, opened: Opened, again: bool, watch: Box<dyn Watch>) -> Result<Under> {
+    fn begin(&self, opened: Opened, allow: Allow, watch: Box<dyn Watch>) -> Result<Under> {
         let findings = self.preflight(&opened, Depth::Refusals);
         let refusals: Vec<_> = findings.iter().filter(|f| f.is_refusal()).map(ToString::to_string).collect();
         if !refusals.is_empty() {
@@ -163,14 +171,14 @@ impl Node {
         }
         self.config.place.make()?;
         self.place.make()?;
-        if !again {
+        if !allow.again {
             failures::check(&self.place.failures(), &opened.digest, &opened.title())?;
         }
         let target = Target::below(Path::new("/"))?;
-        let accepted = Accepted::new(self.place.accepted());
         let manifest = opened.image.manifest();
-        let last = accepted.last(&target.identity.key(), &manifest.name).map_err(refused)?;
-        image::trust::check_serial(manifest, last).map_err(refused)?;
+        if !allow.older {
+            check_age(&Accepted::new(self.place.accepted()), &target.identity.key(), manifest)?;
+        }
         let record = self.record(&opened, &target)?;
         let entrance = self.entrance(Some(manifest))?;
         Ok(Under { node: self.clone(), opened, target, record, entrance, watch, found: None })
@@ -206,6 +214,12 @@ impl Node {
         record.write(&self.place.record())?;
         Ok(record)
     }
+}
+
+/// Refuses an image that is older than the last one that was committed on this disk.
+fn check_age(accepted: &Accepted, disk: &str, manifest: &Manifest) -> Result<()> {
+    let last = accepted.last(disk, &manifest.name).map_err(refused)?;
+    image::trust::check_serial(manifest, last).map_err(|refusal| Error::Refused(format!("{refusal}, by --allow-older")))
 }
 
 fn prepare_step() -> Step<Under> {
@@ -251,4 +265,28 @@ fn last(error: impl std::error::Error) -> Failure {
 
 fn refused(error: impl std::error::Error) -> Error {
     Error::Refused(imager::worker::chain(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_is_older_than_the_committed_one_is_refused_and_how_to_take_it_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let accepted = Accepted::new(folder.path().join("accepted.json"));
+        let mut manifest = Manifest::from_bytes(include_bytes!("../../model/tests/manifest.json")).unwrap();
+        let check = |manifest: &Manifest| check_age(&accepted, "serial=1", manifest);
+        check(&manifest).unwrap();
+        manifest.serial = 7;
+        accepted.record("serial=1", &manifest.name, 7, true).unwrap();
+        check(&manifest).unwrap();
+        manifest.serial = 6;
+        let refusal = check(&manifest).unwrap_err().to_string();
+        assert!(
+            refusal.contains("serial 6, but serial 7 was accepted") && refusal.ends_with("--allow-older"),
+            "{refusal}"
+        );
+        check_age(&accepted, "serial=2", &manifest).expect("another disk");
+    }
 }

@@ -11,6 +11,7 @@ use indicatif::HumanBytes;
 use node::node::Status;
 use node::outage::Prediction;
 use node::trial::Came;
+use node::upgrade::Allow;
 use node::{Config, Node};
 use steps::What;
 
@@ -80,15 +81,24 @@ struct Prepare {
     #[command(flatten)]
     take: ImageToTake,
     #[command(flatten)]
-    again: Again,
+    allowed: Allowed,
 }
 
-/// Whether an image may be tried that has failed.
-#[derive(clap::Args, Debug)]
-struct Again {
+/// What is taken only where one says so.
+#[derive(clap::Args, Clone, Copy, Debug)]
+struct Allowed {
     /// Take an image that has failed its trial on this node twice
     #[arg(long)]
     again: bool,
+    /// Take an image that is older than the last one committed on this node
+    #[arg(long)]
+    allow_older: bool,
+}
+
+impl From<Allowed> for Allow {
+    fn from(Allowed { again, allow_older }: Allowed) -> Self {
+        Self { again, older: allow_older }
+    }
 }
 
 #[derive(clap::Args, Debug)]
@@ -96,7 +106,7 @@ struct Upgrade {
     #[command(flatten)]
     take: ImageToTake,
     #[command(flatten)]
-    again: Again,
+    allowed: Allowed,
     #[command(flatten)]
     sure: Sure,
 }
@@ -166,16 +176,16 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
     let node = node.found();
     match &args.command {
         Command::Preflight(take) => preflight(&node, &take.open(&node.config)?, output),
-        Command::Prepare(Prepare { take, again }) => {
+        Command::Prepare(Prepare { take, allowed }) => {
             let watch = Box::new(Shown(output.progress()));
-            let prediction = node.prepare(take.open(&node.config)?, again.again, watch)?;
+            let prediction = node.prepare(take.open(&node.config)?, (*allowed).into(), watch)?;
             output.print(&prediction, || foreseen(&take.image, &prediction))
         }
-        Command::Upgrade(Upgrade { take, again, sure }) => {
+        Command::Upgrade(Upgrade { take, allowed, sure }) => {
             let opened = take.open(&node.config)?;
             let question = format!("Replace this node's OS by {}? It restarts.", opened.title());
             confirm::ask(&question, sure.yes)?;
-            node.upgrade(opened, again.again, Box::new(Shown(output.progress())))?;
+            node.upgrade(opened, (*allowed).into(), Box::new(Shown(output.progress())))?;
             status(&node, output)
         }
         Command::Status => status(&node, output),
