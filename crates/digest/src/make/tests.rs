@@ -257,9 +257,9 @@ fn a_run_that_goes_on_is_not_begun_anew_by_another() {
         }
     };
     let once = Once(Mutex::new(Some(act)));
-    let (root, manifest) = (room.tree(), room.manifest());
+    let (tree, manifest) = (room.tree(), room.manifest());
     let how = How { watch: &once, ..How::default() };
-    let order = Make { root: &root, reach: Reach::default(), algorithm: Algorithm::Blake3, format: Format::Full, how };
+    let order = Make { root: &tree, reach: Reach::default(), algorithm: Algorithm::Blake3, format: Format::Full, how };
     make(&order, To::File(&manifest, CutOff::Resume), &mut |path, why| panic!("{path}: {why}")).expect("gone on with");
     for second in &*seconds.lock().expect("not poisoned") {
         assert!(matches!(second, Err(Error::Locked { .. })), "{second:?}");

@@ -59,8 +59,9 @@ impl Place {
         let written = begin.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
         let torn = &begin[..written];
         let is_header = torn.starts_with(MARK) || MARK.starts_with(torn);
-        let lines = torn.iter().filter(|&&byte| byte == b'\n').count();
-        Ok(!is_header || lines >= 2)
+        // What comes behind the end of each of its two lines.
+        let is_whole = torn.split(|&byte| byte == b'\n').nth(2).is_some();
+        Ok(!is_header || is_whole)
     }
 }
 

@@ -87,8 +87,8 @@ fn the_same_page_twice_is_nothing_new() {
 /// Names and numbers that compress to nothing become values of hundreds of bytes each.
 #[test]
 fn what_names_many_files_takes_bounded_memory() {
-    let named: String = (0..1000).map(|number| format!("./{number}x\n")).collect();
-    let paged: String = (0..1000).map(|number| format!("./{number}x\n0\n")).collect();
+    let names = |after: &str| (0..1000).fold(String::new(), |text, number| text + &format!("./{number}x\n{after}"));
+    let (named, paged) = (names(""), names("0\n"));
     let scattered: String = std::iter::once("./a\n".to_owned()).chain((0..20_000).map(|_| "2\n".to_owned())).collect();
     let decode = |text: &str| decode_within(text.as_bytes(), 30_000).map(|map| map.files.len());
     assert_eq!(decode(&named), Ok(0), "a name without a page is nothing");
