@@ -87,16 +87,16 @@ fn the_same_page_twice_is_nothing_new() {
 /// Names and numbers that compress to nothing become values of hundreds of bytes each.
 #[test]
 fn what_names_many_files_takes_bounded_memory() {
-    let names = |after: &str| (0..1000).fold(String::new(), |text, number| text + &format!("./{number}x\n{after}"));
-    let (named, paged) = (names(""), names("0\n"));
+    let text = |after: &str| (0..1000).fold(String::new(), |all, number| all + &format!("./{number}x\n{after}"));
+    let (named, paged) = (text(""), text("0\n"));
     let scattered: String = std::iter::once("./a\n".to_owned()).chain((0..20_000).map(|_| "2\n".to_owned())).collect();
     let decode = |text: &str| decode_within(text.as_bytes(), 30_000).map(|map| map.files.len());
     assert_eq!(decode(&named), Ok(0), "a name without a page is nothing");
-    for (text, line) in [(&paged, 200..240), (&scattered, 14_000..16_000)] {
+    for (lines, line) in [(&paged, 200..240), (&scattered, 14_000..16_000)] {
         assert!(
-            matches!(decode(text), Err(Malformed::Line(number, _)) if line.contains(&number)),
+            matches!(decode(lines), Err(Malformed::Line(number, _)) if line.contains(&number)),
             "{:?}",
-            decode(text)
+            decode(lines)
         );
     }
     assert_eq!(decode(&paged[.."./0x\n0\n".len() * 10]), Ok(10));
