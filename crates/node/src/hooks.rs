@@ -116,7 +116,10 @@ fn one(hook: &Path, told: &Told<'_>, end: Instant) -> Result<(String, Option<i32
     });
     let listener = thread::spawn(move || {
         let mut said = Vec::new();
-        let _ = reader.take(OUTPUT_BYTES_MAX).read_to_end(&mut said);
+        let mut reader = reader;
+        let _ = reader.by_ref().take(OUTPUT_BYTES_MAX).read_to_end(&mut said);
+        // Who says more is listened to: a pipe that nobody reads would end him.
+        let _ = std::io::copy(&mut reader, &mut std::io::sink());
         String::from_utf8_lossy(&said).into_owned()
     });
     let status = wait(&mut child, end);
@@ -223,6 +226,14 @@ pub(crate) mod tests {
         let begin = Instant::now();
         drain(folder.path(), Duration::from_mins(1)).unwrap();
         assert!(begin.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_hook_that_says_more_than_is_kept_is_heard_to_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        hook(folder.path(), "10-talks", "i=0; while [ $i -lt 20000 ]; do echo 0123456789; i=$((i+1)); done");
+        let said = drain(folder.path(), Duration::from_mins(1)).unwrap();
+        assert!(said.len() > 60_000 && said.len() < 70_000, "{} bytes", said.len());
     }
 
     #[test]

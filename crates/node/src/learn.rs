@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use flash::log::{self, Contents, Purpose};
 use imager::job::Task;
 use imager::untouched::Outcome;
 use imager::worker::{Ending, wall_clock};
@@ -13,11 +14,15 @@ use crate::entrance;
 use crate::error::{Error, Result};
 use crate::hooks::Moment;
 use crate::node::Node;
+use crate::origin::Origin;
 use crate::record::Record;
 use crate::state::{State, step};
 
 /// Where the OS that comes finds what the imager said.
 const LOG: &str = "/var/log/keepstate/imager.log";
+
+/// What is said where nobody said anything.
+const SILENT: &str = "the imager has left no word";
 
 impl Node {
     /// The upgrade and where it stands, once the imager's word is in the journal; nothing, if there never was one.
@@ -51,9 +56,24 @@ impl Node {
         if let Err(error) = entrance::disarm(&self.machine.host()) {
             tracing::warn!(%error, "what led into the imager is not booked, and could not be taken away");
         }
-        let (step, what, text) = verdict(ending.as_ref(), state);
+        let done = if ending.is_none() { self.what_was_done(record) } else { None };
+        let (step, what, text) = verdict(ending.as_ref(), done, state);
         self.note(step, what, Some(text))?;
         Ok(self.status()?.state.unwrap_or(state))
+    }
+
+    /// What the imager did without having left a word, as far as it can be told: the power may go just then.
+    fn what_was_done(&self, record: &Record) -> Option<Task> {
+        if Origin::is_of(&self.machine, record) {
+            return Some(Task::Flash);
+        }
+        let path = self.place.undo();
+        let undo = flash::Place { path, region: None }.open_existing().ok()?;
+        match Contents::skim(&*undo, Purpose::Undo).ok()??.state {
+            log::State::Done => Some(Task::Flash),
+            log::State::Undone => Some(Task::Undo),
+            _ => None,
+        }
     }
 
     /// Leaves a new OS to a person when data disks are not as they were. Gives the state after that.
@@ -130,8 +150,8 @@ impl Node {
     }
 }
 
-/// What goes into the journal for an ending, or for none.
-fn verdict(ending: Option<&Ending>, state: State) -> (&'static str, What, String) {
+/// What goes into the journal for an ending, or for none; then for what was `done`, if that is known.
+fn verdict(ending: Option<&Ending>, done: Option<Task>, state: State) -> (&'static str, What, String) {
     let (step, what, first) = match ending {
         Some(Ending { done: true, task: Task::Flash, flash, seconds, kept, left_out, .. })
             if state == State::Entering =>
@@ -147,11 +167,15 @@ fn verdict(ending: Option<&Ending>, state: State) -> (&'static str, What, String
         Some(Ending { done: true, task: Task::Undo, seconds, .. }) => {
             (step::UNDO, What::Done, format!("in {seconds:.1} s"))
         }
+        None if done == Some(Task::Flash) && state == State::Entering => {
+            (step::FLASH, What::Done, format!("{SILENT}, but this is the new OS"))
+        }
+        None if done == Some(Task::Undo) => (step::UNDO, What::Done, format!("{SILENT}, but the undo log says so")),
         ending => {
             let step = if state == State::Entering { step::FLASH } else { step::UNDO };
-            let silent = "the imager has left no word: it was not entered, or did not come to its end";
             let why = ending.and_then(|ending| ending.why.clone());
-            (step, What::Failed, why.unwrap_or_else(|| silent.into()))
+            let silent = || format!("{SILENT}: it was not entered, or did not come to its end");
+            (step, What::Failed, why.unwrap_or_else(silent))
         }
     };
     let disks = ending.into_iter().flat_map(|ending| &ending.data_disks).map(ToString::to_string);
@@ -214,16 +238,20 @@ mod tests {
 
     #[test]
     fn every_ending_is_said_in_the_journal() {
-        let (step, what, text) = verdict(Some(&ending(Task::Flash, true)), State::Entering);
+        let (step, what, text) = verdict(Some(&ending(Task::Flash, true)), None, State::Entering);
         assert_eq!((step, what), (step::FLASH, What::Done));
         assert!(text.contains("kept of the old root: /etc/machine-id"), "{text}");
         assert!(text.contains("/dev/vdb (serial=1) untouched"), "{text}");
-        let (step, what, text) = verdict(Some(&ending(Task::Flash, false)), State::Entering);
+        let (step, what, text) = verdict(Some(&ending(Task::Flash, false)), None, State::Entering);
         assert_eq!((step, what), (step::FLASH, What::Failed));
         assert!(text.starts_with("the store is gone\n"), "{text}");
-        assert_eq!(verdict(Some(&ending(Task::Undo, true)), State::Entering).0, step::UNDO, "it put the old disk back");
-        assert_eq!(verdict(Some(&ending(Task::Undo, true)), State::RollingBack).1, What::Done);
-        assert_eq!(verdict(Some(&ending(Task::Undo, false)), State::RollingBack).0, step::UNDO);
+        assert_eq!(
+            verdict(Some(&ending(Task::Undo, true)), None, State::Entering).0,
+            step::UNDO,
+            "it put the old disk back"
+        );
+        assert_eq!(verdict(Some(&ending(Task::Undo, true)), None, State::RollingBack).1, What::Done);
+        assert_eq!(verdict(Some(&ending(Task::Undo, false)), None, State::RollingBack).0, step::UNDO);
     }
 
     #[test]
@@ -334,10 +362,26 @@ mod tests {
     #[test]
     fn an_imager_that_left_no_word_has_failed() {
         for (state, wanted) in [(State::Entering, step::FLASH), (State::RollingBack, step::UNDO)] {
-            let (step, what, text) = verdict(None, state);
+            let (step, what, text) = verdict(None, None, state);
             assert_eq!((step, what), (wanted, What::Failed));
             assert!(text.contains("no word"), "{text}");
         }
+    }
+
+    #[test]
+    fn an_imager_whose_power_went_before_its_last_word_is_known_by_what_it_did() {
+        assert_eq!(verdict(None, Some(Task::Undo), State::RollingBack).1, What::Done);
+        assert_eq!(
+            verdict(None, Some(Task::Undo), State::Entering).0,
+            step::UNDO,
+            "it put the old disk back by itself"
+        );
+        assert_eq!(verdict(None, Some(Task::Flash), State::RollingBack).1, What::Failed, "the new OS is still there");
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(folder.path(), &[(step::ENTER, What::Done)], &ending(Task::Flash, true));
+        fs::remove_file(node.place.ending()).unwrap();
+        crate::origin::tests::put_origin(folder.path());
+        assert_eq!(node.learned().unwrap().unwrap().1, State::OnTrial);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::node::Node;
 use crate::place::Place;
+use crate::record::Record;
 
 /// Where it stands, below a root.
 pub(crate) const PATH: &str = "etc/keepstate/place.json";
@@ -67,6 +68,11 @@ impl Origin {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed(error)),
         }
+    }
+
+    /// Whether this root was told of this upgrade: then it is the new one.
+    pub(crate) fn is_of(machine: &Machine, record: &Record) -> bool {
+        Self::read(machine).ok().flatten().is_some_and(|origin| origin.upgrade == record.id)
     }
 
     /// Takes it away: the OS is kept, and its owner may move the place.
@@ -146,7 +152,7 @@ impl Node {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::Config;
     use crate::trial::{Came, HELD};
@@ -165,10 +171,15 @@ mod tests {
     fn node(folder: &Path) -> Node {
         let text = format!("place = {:?}", folder.join("data/keepstate"));
         let node = Node { machine: Machine::below(folder), ..Node::new(Config::parse_text(&text).unwrap()) };
+        put_origin(folder);
+        node
+    }
+
+    /// Tells the root below `folder` of the upgrade "7".
+    pub(crate) fn put_origin(folder: &Path) {
         let path = folder.join(PATH);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, origin().to_bytes()).unwrap();
-        node
     }
 
     fn put_record(place: &Path) {

@@ -41,6 +41,8 @@ pub mod step {
     pub const COMMIT: &str = "commit";
     /// The old OS is called back: the imager is to undo.
     pub const ROLL_BACK: &str = "roll-back";
+    /// What has to be done once the new OS is kept is done.
+    pub const SETTLE: &str = "settle";
     /// The imager has undone.
     pub const UNDO: &str = "undo";
     /// What has to be done after the old OS came back is done.

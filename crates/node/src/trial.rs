@@ -34,7 +34,7 @@ use crate::site::Site;
 use crate::state::{State, step};
 use crate::surroundings::Surroundings;
 use crate::units::{self, systemctl, wait_for_port};
-use crate::{enter, environment, failures};
+use crate::{enter, entrance, environment, failures};
 
 /// How long the data disk may take to be mounted.
 const MOUNTED_WITHIN: Duration = Duration::from_mins(1);
@@ -69,8 +69,8 @@ impl Node {
     pub fn gate(&self) -> Result<Came> {
         let waited = self.wait_for_mount();
         match self.reached() {
-            Ok(node) => node.at_its_place(waited)?.judge(),
             // What the upgrade did is not known: a datastore that does not start can still be had back.
+            Ok(node) => node.at_its_place(waited)?.judge().or_else(|error| self.hold().and(Err(error))),
             Err(error) => self.hold().and(Err(error)),
         }
     }
@@ -80,6 +80,11 @@ impl Node {
         match state {
             State::OnTrial => {}
             State::Asked if !self.has_datastore_started()? => {
+                self.hold()?;
+                return Ok(Came::Asked);
+            }
+            // It was called back, and did not go: it is no better for that.
+            State::Stuck if !self.has_datastore_started()? && Origin::is_of(&self.machine, &record) => {
                 self.hold()?;
                 return Ok(Came::Asked);
             }
@@ -115,7 +120,12 @@ impl Node {
         let Some((record, state)) = self.learned()? else { return Ok(Came::Nothing) };
         match state {
             State::OnTrial => self.try_it(&record),
+            // It was cut off between the trial and the commit.
+            State::Passed if self.config.trial.commit => self.keep(&record).map(|()| Came::Committed),
             State::Passed => Ok(Came::Passed),
+            State::Committed if self.journal()?.last(step::SETTLE).is_none() => {
+                self.settle(&record).map(|()| Came::Committed)
+            }
             State::Asked => Ok(Came::Asked),
             State::RolledBack | State::Failed if self.come_back(&record)? => Ok(Came::OldOs),
             State::Begun | State::Prepared => self.return_to_traffic(&record).map(|()| Came::Nothing),
@@ -220,15 +230,29 @@ impl Node {
         let judged = if spent.is_some() {
             self.judge_datastore(record, end)
         } else {
-            // Nobody was held: what starts with the system has started.
             self.note(step::TRIAL, What::Begun, None)?;
-            self.note(step::DATASTORE, What::Begun, None)?;
-            self.judge_system(record, end).and_then(|()| self.judge_datastore(record, end))
+            // The gate may have held the datastore, and not have come to judge: the place was not there yet.
+            let is_held = self.machine.path(HELD).exists();
+            if !is_held {
+                // What starts with the system has started.
+                self.note(step::DATASTORE, What::Begun, None)?;
+            }
+            let judged = self.judge_system(record, end);
+            if is_held && judged.is_ok() {
+                self.note(step::DATASTORE, What::Begun, None)?;
+                self.let_go()?;
+            }
+            judged.and_then(|()| self.judge_datastore(record, end))
         };
+        if !self.is_still_on_trial()? {
+            return Ok(Came::Nothing);
+        }
         match judged {
             Ok(said) => {
                 self.note(step::TRIAL, What::Done, Some(said))?;
-                self.note_outage()?;
+                if let Err(error) = self.note_outage() {
+                    tracing::warn!(%error, "how long the node was away could not be noted");
+                }
             }
             Err(failure) => return self.fail(record, &failure.why),
         }
@@ -239,11 +263,21 @@ impl Node {
         Ok(Came::Committed)
     }
 
+    /// Whether nobody has decided while the trial ran: a commit, or a rollback.
+    fn is_still_on_trial(&self) -> Result<bool> {
+        Ok(self.status()?.state == Some(State::OnTrial))
+    }
+
     /// The new OS is not well. Where its datastore may have changed files for good, the old OS would not read them: that is
     /// for a person.
     fn fail(&self, record: &Record, why: &str) -> Result<Came> {
+        if !self.is_still_on_trial()? {
+            return Ok(Came::Nothing);
+        }
         self.note(step::TRIAL, What::Failed, Some(why.into()))?;
-        failures::note(&self.place.failures(), &record.manifest)?;
+        if let Err(error) = failures::note(&self.place.failures(), &record.manifest) {
+            tracing::warn!(%error, "that this image failed could not be noted: it may be tried again");
+        }
         if self.has_datastore_started()? && !record.one_way.is_empty() {
             let asked = format!(
                 "the datastore has started on the new OS and may have changed its files so that the old one cannot read \
@@ -293,6 +327,11 @@ impl Node {
         let warm = loading.finish();
         let told = Told { moment: Moment::Trial, upgrade: Some(&record.id), image: &record.image };
         let said = hooks::run(&self.config.hooks, &told, end)?;
+        // A datastore may start, and end.
+        let ended = units::inactive(&self.config.trial.units)?;
+        if !ended.is_empty() {
+            return Err(Failure::last(ended.join("; ")));
+        }
         let lines = [Some(format!("{units} units are up, {ports} ports answer")), warm, Some(said)];
         Ok(lines.into_iter().flatten().filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n"))
     }
@@ -306,23 +345,46 @@ impl Node {
                 tracing::warn!(%error, "the accepted serial could not be noted");
             }
         }
+        self.note(step::COMMIT, What::Done, None)?;
+        self.settle(record)
+    }
+
+    /// What comes after the commit. Cut off, it is done again in the next boot.
+    fn settle(&self, record: &Record) -> Result<()> {
         // What `verify` compares with later. Without it an image has to be named.
         if let Err(error) = self.place.keep_documents() {
             tracing::warn!(%error, "the committed image's documents could not be kept");
         }
-        self.note(step::COMMIT, What::Done, None)?;
-        failures::forget(&self.place.failures(), &record.manifest)?;
+        if let Err(error) = failures::forget(&self.place.failures(), &record.manifest) {
+            tracing::warn!(%error, "that this image has failed before could not be forgotten");
+        }
         self.place.clear()?;
         if let Err(error) = Origin::forget(&self.machine) {
             tracing::warn!(%error, "this root still says where the place is, which may be moved from now on");
         }
         self.after(record, Moment::Committed);
         self.after(record, Moment::Undrain);
-        Ok(())
+        self.note(step::SETTLE, What::Done, None)
     }
 
     fn call_back(&self, record: &Record, why: &str) -> Result<()> {
         self.note(step::ROLL_BACK, What::Begun, Some(why.into()))?;
+        let left = self.leave(record);
+        if let Err(error) = &left {
+            self.cannot_leave(&chain(error))?;
+        }
+        left
+    }
+
+    /// The way back could not even begin, and can be tried again.
+    fn cannot_leave(&self, why: &str) -> Result<()> {
+        if let Err(error) = entrance::disarm(&self.machine.host()) {
+            tracing::warn!(%error, "what leads into the imager could not be taken away: the next restart may go there");
+        }
+        self.note(step::UNDO, What::Failed, Some(why.into()))
+    }
+
+    fn leave(&self, record: &Record) -> Result<()> {
         // What the imager said of the flash must not be taken for what it will say of the undo.
         self.place.forget_ending()?;
         let mut entrance = self.entrance(None)?;
@@ -425,6 +487,80 @@ mod tests {
         node.note(step::TRIAL, What::Done, None).unwrap();
         node.commit().unwrap();
         assert_eq!((told().as_str(), state(&node)), ("committed\nundrain\n", State::Committed));
+    }
+
+    #[test]
+    fn a_gate_that_cannot_read_what_was_done_holds_the_datastore() {
+        let folder = tempfile::tempdir().unwrap();
+        let (node, _) = node(folder.path(), &[]);
+        fs::write(node.place.record(), "{").unwrap();
+        assert!(node.gate().is_err());
+        assert!(is_held(&node));
+    }
+
+    #[test]
+    fn a_new_os_that_failed_before_its_datastore_started_and_is_still_there_is_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let (node, _) = node(folder.path(), &[]);
+        node.note(step::ROLL_BACK, What::Done, None).unwrap();
+        node.note(step::UNDO, What::Failed, None).unwrap();
+        assert_eq!((node.gate().unwrap(), is_held(&node)), (Came::Nothing, false), "it may be the old OS");
+        crate::origin::tests::put_origin(folder.path());
+        assert_eq!((node.gate().unwrap(), is_held(&node)), (Came::Asked, true));
+    }
+
+    #[test]
+    fn who_decides_while_the_trial_runs_has_decided() {
+        let folder = tempfile::tempdir().unwrap();
+        // Where the datastore cannot go back, a failure would ask, and not restart this machine.
+        let (node, record) = node(folder.path(), &["etcd 3.4 to 3.5"]);
+        node.note(step::DATASTORE, What::Begun, None).unwrap();
+        node.commit().unwrap();
+        assert_eq!(node.fail(&record, "port 2379 does not answer").unwrap(), Came::Nothing);
+        assert_eq!(state(&node), State::Committed);
+    }
+
+    #[test]
+    fn a_commit_that_was_cut_off_is_finished_in_the_next_boot_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (node, _) = node(folder.path(), &[]);
+        let told = hooks::tests::put_hooks(&node.config.hooks, &[Moment::Committed, Moment::Undrain]);
+        fs::write(node.place.undo(), "the way back").unwrap();
+        fs::write(node.place.failures(), "{").unwrap();
+        node.note(step::COMMIT, What::Done, None).unwrap();
+        assert_eq!(node.trial().unwrap(), Came::Committed);
+        assert_eq!(node.trial().unwrap(), Came::Nothing);
+        assert_eq!(told(), "committed\nundrain\n");
+        assert!(!node.place.undo().exists());
+    }
+
+    #[test]
+    fn a_trial_that_was_passed_and_cut_off_is_committed_in_the_next_boot() {
+        let folder = tempfile::tempdir().unwrap();
+        let (node, _) = node(folder.path(), &[]);
+        node.note(step::TRIAL, What::Done, None).unwrap();
+        assert!(node.config.trial.commit, "as it is by default");
+        assert_eq!(node.trial().unwrap(), Came::Committed);
+        assert_eq!(state(&node), State::Committed);
+    }
+
+    #[test]
+    fn what_cannot_be_noted_of_a_failure_does_not_keep_it_from_being_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (node, record) = node(folder.path(), &["etcd 3.4 to 3.5"]);
+        fs::write(node.place.failures(), "{").unwrap();
+        node.note(step::DATASTORE, What::Begun, None).unwrap();
+        assert_eq!(node.fail(&record, "port 2379 does not answer").unwrap(), Came::Asked);
+    }
+
+    #[test]
+    fn a_rollback_that_cannot_begin_can_be_asked_for_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (node, _) = node(folder.path(), &[]);
+        node.note(step::ROLL_BACK, What::Begun, None).unwrap();
+        node.cannot_leave("there is too little memory").unwrap();
+        assert_eq!(state(&node), State::Stuck);
+        node.under_way(&[State::Stuck], "roll back").unwrap();
     }
 
     #[test]

@@ -134,21 +134,16 @@ impl<C> Course<C> {
 
     /// Does what is left of the steps. If one fails, those that are done are taken back, the last first.
     pub fn run(&self, context: &mut C, journal: &mut dyn Journal) -> Result<(), Error> {
-        for (at, step) in self.steps.iter().enumerate() {
+        for step in &self.steps {
             if is_done(step, context, journal) {
                 continue;
             }
             if let Err(failure) = self.one(step, context, journal)? {
-                let stuck = self.back(at, context, journal)?;
+                let stuck = self.revert(context, journal)?;
                 return Err(Error::Step { step: step.name, why: failure.why, stuck });
             }
         }
         Ok(())
-    }
-
-    /// Takes back every step that was begun and has a way back, the last first. Gives those for which that failed.
-    pub fn revert(&self, context: &mut C, journal: &mut dyn Journal) -> Result<Vec<(&'static str, String)>, Error> {
-        self.back(self.steps.len(), context, journal)
     }
 
     fn one(&self, step: &Step<C>, context: &mut C, journal: &mut dyn Journal) -> Result<Result<(), Failure>, Error> {
@@ -173,15 +168,11 @@ impl<C> Course<C> {
         unreachable!("tries have an end")
     }
 
-    /// Takes back the first `until` steps and the one after them, which may have half happened.
-    fn back(
-        &self,
-        until: usize,
-        context: &mut C,
-        journal: &mut dyn Journal,
-    ) -> Result<Vec<(&'static str, String)>, Error> {
+    /// Takes back every step that was begun and has a way back, the last first; also what an earlier run has done behind the
+    /// step that failed now. Gives those for which that failed.
+    pub fn revert(&self, context: &mut C, journal: &mut dyn Journal) -> Result<Vec<(&'static str, String)>, Error> {
         let mut stuck = Vec::new();
-        for step in self.steps.iter().take(until + 1).rev() {
+        for step in self.steps.iter().rev() {
             let is_there = journal.last(step.name).is_some_and(|entry| entry.what != What::Reverted);
             let Some(back) = step.back.as_ref().filter(|_| is_there) else { continue };
             match back(context) {
@@ -254,6 +245,16 @@ mod tests {
         assert_eq!(error.to_string(), "three: no");
         assert_eq!(world, ["+1", "+2", "tried", "-2", "-1"]);
         assert_eq!(journal.last("two").unwrap().what, What::Reverted);
+    }
+
+    #[test]
+    fn what_an_earlier_run_did_behind_the_step_that_fails_now_is_taken_back_too() {
+        let mut journal = MemoryJournal::default();
+        note(&mut journal, "two", What::Done, None).unwrap();
+        let mut world = World::new();
+        let steps = vec![failing("one", Failure::last("no")), step("two", "+2", "-2")];
+        course(steps).run(&mut world, &mut journal).unwrap_err();
+        assert_eq!(world, ["tried", "-2"]);
     }
 
     #[test]
