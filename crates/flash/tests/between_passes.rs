@@ -192,7 +192,7 @@ fn an_undo_whose_log_is_full_fetches_while_it_writes() {
         let machine = Machine::new(&pair.old, &shape);
         machine.flash(&pair.open(), &shape, 1).unwrap();
         for chunk in equal_chunks(&pair) {
-            machine.disk.scribble((chunk * CHUNK) as u64, &[0xe5; CHUNK]);
+            machine.disk.scribble((chunk * CHUNK) as u64, &vec![0xe5; CHUNK]);
         }
         let file = machine.undo.clone().unwrap();
         let end = file.content().len() as u64 + room;

@@ -5,14 +5,11 @@ use std::fs;
 use flash::log::{self, Contents, Purpose};
 use imager::job::Task;
 use imager::untouched::Outcome;
-use imager::worker::{Ending, wall_clock};
-use jiff::Timestamp;
+use imager::worker::Ending;
 use steps::{Journal, What};
 
-use crate::caches::Loading;
 use crate::entrance;
 use crate::error::{Error, Result};
-use crate::hooks::Moment;
 use crate::node::Node;
 use crate::origin::Origin;
 use crate::record::Record;
@@ -107,47 +104,6 @@ impl Node {
             tracing::warn!(%error, "the imager's log is not in {LOG}, but only in the place");
         }
     }
-
-    /// When this upgrade took the node out of traffic, if nobody has taken it back since.
-    pub(crate) fn drained(&self) -> Result<Option<Timestamp>> {
-        let mut drained = None;
-        for entry in self.journal()?.entries() {
-            match (entry.step.as_str(), entry.what) {
-                (step::DRAIN, What::Begun | What::Done) => drained = Some(entry.time),
-                (step::DRAIN, What::Reverted) | (step::UNDRAIN, _) => drained = None,
-                _ => {}
-            }
-        }
-        Ok(drained)
-    }
-
-    /// Takes the node back into traffic where an upgrade drained it and the machine restarted before the imager was armed:
-    /// whoever ran the upgrade is gone.
-    pub(crate) fn return_to_traffic(&self, record: &Record) -> Result<()> {
-        let booted = self.machine.uptime().map(|uptime| wall_clock() - uptime);
-        let is_before = |time: Timestamp| booted.is_some_and(|booted| (time.as_millisecond() as f64) < booted * 1e3);
-        if self.drained()?.is_some_and(is_before) {
-            self.after(record, Moment::Undrain);
-        }
-        Ok(())
-    }
-
-    /// Does, once, what has to be done when the old OS is back: its caches, and the hooks. Whether there was anything.
-    pub(crate) fn come_back(&self, record: &Record) -> Result<bool> {
-        let journal = self.journal()?;
-        let is_return =
-            |step: &str, what| matches!((step, what), (step::UNDO, What::Done) | (step::FLASH, What::Failed));
-        let since = journal.entries().iter().rposition(|entry| is_return(&entry.step, entry.what));
-        let is_dealt_with = |since: usize| journal.entries()[since..].iter().any(|entry| entry.step == step::BACK);
-        if since.is_none_or(is_dealt_with) {
-            return Ok(false);
-        }
-        let warm = Loading::begin(self).finish();
-        self.after(record, Moment::RolledBack);
-        self.after(record, Moment::Undrain);
-        self.note(step::BACK, What::Done, warm)?;
-        Ok(true)
-    }
 }
 
 /// What goes into the journal for an ending, or for none; then for what was `done`, if that is known.
@@ -200,7 +156,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::hooks;
+    use crate::hooks::{self, Moment};
     use crate::machine::Machine;
 
     /// A node below `folder` that has come out of the imager, with what the journal has and what the imager left.

@@ -12,6 +12,7 @@
 pub mod access;
 mod caches;
 pub mod config;
+mod ends;
 pub mod enter;
 pub mod entrance;
 mod environment;

@@ -74,7 +74,7 @@ impl Staging<'_> {
 
     /// Does a pass that reads everything, with a trace from before its first byte.
     fn traced<T>(&mut self, pass: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let number = self.target.number().map(|number| number.to_string());
+        let number = self.target.number().map(str::to_owned);
         let begin = || match number {
             Some(number) => Kernel::default().begin(&number),
             None => Err(Unknown::because_untraced()),
@@ -114,11 +114,11 @@ impl Recorded for Staging<'_> {
 /// before it. Where the kernel cannot trace, an upgrade takes longer and is as safe.
 fn traced<R: Recorded, T>(
     recorded: &mut R,
-    begin: impl FnOnce() -> Result<Began, Unknown>,
+    trace: impl FnOnce() -> Result<Began, Unknown>,
     pass: impl FnOnce(&mut R) -> Result<T>,
 ) -> Result<T> {
     recorded.record(None)?;
-    let began = begin();
+    let began = trace();
     if let Err(unknown) = &began {
         tracing::warn!(%unknown, "the disk will be read again during the outage");
     }
