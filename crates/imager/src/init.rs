@@ -380,11 +380,16 @@ pub(crate) fn relay(console: Arc<Console>, lines: impl Read + Send + 'static) ->
     })
 }
 
-/// What the disk is, as far as PID 1 has to know. Until a worker has said which disk it may write to, none was.
+/// What the disk is, as far as PID 1 has to know.
 fn disk_now() -> Disk {
-    let Ok(path) = fs::read_to_string(Path::new(RUN).join(WRITING)) else { return Disk::Boots };
+    disk_in(Path::new(RUN))
+}
+
+/// The same by what workers have said in `run`. Until one has said which disk it may write to, none was written to.
+pub(crate) fn disk_in(run: &Path) -> Disk {
+    let Ok(path) = fs::read_to_string(run.join(WRITING)) else { return Disk::Boots };
     match does_boot(Path::new(path.trim())) {
-        Some(true) if Path::new(RUN).join(UNFINISHED).exists() => Disk::Unfinished,
+        Some(true) if run.join(UNFINISHED).exists() => Disk::Unfinished,
         Some(true) => Disk::Boots,
         // A disk that cannot be read is not one to restart into.
         Some(false) | None => Disk::Between,

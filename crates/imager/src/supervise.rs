@@ -5,6 +5,8 @@ use crate::job::Task;
 
 /// How often a job is begun while the disk was not written to: once more, in case it was chance.
 const TRIES_BEFORE: u32 = 2;
+/// How often a task is tried whose disk boots and is not finished.
+const TRIES_TO_COMPLETE: u32 = 2;
 /// How often a flash goes on that had begun to write, before the old disk is put back instead.
 const TRIES_TO_FINISH: u32 = 4;
 /// How often an undo is tried before the machine waits for a person.
@@ -26,7 +28,8 @@ pub enum Disk {
     Boots,
     /// It is half one and half another, and does not boot.
     Between,
-    /// It is the new one and boots, and lacks what the node keeps of the old one.
+    /// It boots, and a flash that began to write has not ended: it is the new one and may lack what the node keeps of the old
+    /// one, or its first write did not reach it.
     Unfinished,
 }
 
@@ -47,13 +50,15 @@ pub struct Course {
     task: Task,
     has_undo: bool,
     tries: u32,
+    /// Workers that left it unfinished. Counted apart: who had trouble with writing is not without a second try here.
+    unfinished: u32,
     has_written: bool,
 }
 
 impl Course {
     /// Nothing yet.
     pub fn new(task: Task, has_undo: bool) -> Self {
-        Self { task, has_undo, tries: 1, has_written: false }
+        Self { task, has_undo, tries: 1, unfinished: 0, has_written: false }
     }
 
     /// The task that is being tried.
@@ -78,16 +83,20 @@ impl Course {
 
     /// A node that is not itself is not let go, as long as the old one can be had back.
     fn complete(&mut self) -> Next {
-        let again = self.tries < TRIES_BEFORE;
-        self.tries += 1;
-        if again {
+        self.unfinished += 1;
+        if self.unfinished < TRIES_TO_COMPLETE {
             return Next::Work(self.task);
         }
-        if self.task == Task::Flash && self.has_undo {
-            (self.task, self.tries) = (Task::Undo, 1);
-            return Next::Work(Task::Undo);
+        self.back().unwrap_or(Next::Leave)
+    }
+
+    /// Turns to the undo, if there is one and it was not turned to yet.
+    fn back(&mut self) -> Option<Next> {
+        if self.task != Task::Flash || !self.has_undo {
+            return None;
         }
-        Next::Leave
+        (self.task, self.tries, self.unfinished) = (Task::Undo, 1, 0);
+        Some(Next::Work(Task::Undo))
     }
 
     /// After the first write: on, or back, or a person.
@@ -103,11 +112,7 @@ impl Course {
             self.tries += 1;
             return Next::Work(self.task);
         }
-        if self.task == Task::Flash && self.has_undo {
-            (self.task, self.tries) = (Task::Undo, 1);
-            return Next::Work(Task::Undo);
-        }
-        Next::Stay
+        self.back().unwrap_or(Next::Stay)
     }
 }
 
@@ -226,6 +231,56 @@ mod tests {
         assert_eq!(always_failing(Task::Flash, true, Disk::Unfinished), [flash, undo, undo, Next::Leave]);
         assert_eq!(always_failing(Task::Flash, false, Disk::Unfinished), [flash, Next::Leave]);
         assert_eq!(Course::new(Task::Flash, true).next(Ended::Done, Disk::Unfinished, false), Next::Leave);
+    }
+
+    /// The deadline counts only before the first write, and a node that is not itself has been written to.
+    #[test]
+    fn an_unfinished_disk_is_not_left_for_the_deadline_while_there_is_an_undo() {
+        for late in [false, true] {
+            let mut course = Course::new(Task::Flash, true);
+            let steps: Vec<Next> = (0..3).map(|_| course.next(Ended::Failed, Disk::Unfinished, late)).collect();
+            assert_eq!(steps, [Next::Work(Task::Flash), Next::Work(Task::Undo), Next::Work(Task::Undo)], "{late}");
+            assert_eq!(course.next(Ended::Done, Disk::Boots, late), Next::Leave, "undone");
+        }
+    }
+
+    /// The tries were counted together: a flash that went on once lost the second try for what is kept.
+    #[test]
+    fn a_flash_that_had_trouble_before_or_while_writing_has_its_second_try_at_what_is_kept() {
+        for trouble in [Disk::Boots, Disk::Between] {
+            let mut course = Course::new(Task::Flash, true);
+            for disk in [trouble, Disk::Unfinished] {
+                assert_eq!(course.next(Ended::Failed, disk, false), Next::Work(Task::Flash), "{trouble:?}, {disk:?}");
+            }
+            assert_eq!(course.next(Ended::Failed, Disk::Unfinished, false), Next::Work(Task::Undo), "{trouble:?}");
+        }
+    }
+
+    /// Whatever the disk is after each worker, it ends, and never on half a disk or in a new OS without a try at the old one.
+    #[test]
+    fn every_course_of_failures_ends_and_none_in_a_stranger_without_an_undo_tried() {
+        let disks = [Disk::Boots, Disk::Between, Disk::Unfinished];
+        // All sequences of ten; what goes on longer finds a disk that boots.
+        for seed in 0..2 * 3_usize.pow(10) {
+            let late = seed % 2 == 0;
+            let (mut course, mut rest) = (Course::new(Task::Flash, true), seed / 2);
+            for step in 0.. {
+                assert!(step < 20, "it never ends: {seed}");
+                let disk = disks[rest % 3];
+                rest /= 3;
+                match course.next(Ended::Failed, disk, late) {
+                    Next::Work(_) => {}
+                    Next::Leave => {
+                        assert!(disk == Disk::Boots || (disk == Disk::Unfinished && course.task() == Task::Undo));
+                        break;
+                    }
+                    Next::Stay => {
+                        assert_eq!(disk, Disk::Between);
+                        break;
+                    }
+                }
+            }
+        }
     }
 
     /// A worker that is wrong about itself must not make the machine boot half a disk.

@@ -34,7 +34,9 @@ const CARDS_WITHIN: Duration = Duration::from_secs(5);
 pub const WRITING: &str = "writing";
 /// Name of the file in [`crate::RUN`] that says when PID 1 began, by the wall clock.
 pub const ENTERED: &str = "entered";
-/// Name of the file in [`crate::RUN`] that is there while the disk boots and does not hold yet what the node keeps.
+/// Name of the file in [`crate::RUN`] that is there from just before a flash's first write until all is done, the word of it
+/// included: a disk that boots meanwhile need not hold yet what the node keeps. An undo that has put the old disk back takes
+/// it away, too.
 pub const UNFINISHED: &str = "unfinished";
 /// Name of the file in [`crate::RUN`] that is there from just before the first write to the disk on.
 pub const BEGUN: &str = "begun";
@@ -183,7 +185,9 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
     let written = ending.keep(&job);
     ending.data_disks = before.compare(&root, &job);
     ending.data_disks.iter().for_each(|disk| say(&disk.to_string()));
-    result.and(written).and(ending.keep(&job))
+    let kept = ending.keep(&job);
+    // Only now may PID 1 let the node go: who fails before is tried again, and then undone.
+    result.and(written).and(kept).and_then(|()| unmark(Path::new(crate::RUN), UNFINISHED))
 }
 
 /// Keeps the word that the job at `path` was stopped before the first write, and why, where the node reads how it ended. The
@@ -297,20 +301,21 @@ fn flash(job: &Job, mut target: Target) -> Result<(FlashReport, Kept), Error> {
         disk_key: target.identity.key(),
         image_from: opened.from.clone(),
     };
-    let is_between = is_between(&target);
-    if !is_between {
-        // Before the first write every fact that was recorded has to hold; after it, the disk holds something else.
+    let run = Path::new(crate::RUN);
+    let is_first = must_match(is_between(&target), Files::at(run).has_begun());
+    if is_first {
         target.is(&job.disk)?;
     }
     let disk = target.open(&demands, Caching::Auto)?;
     let watch = Said::default();
-    let marked = Marked::new(&disk, &begin);
+    let tell = || begin(run, Task::Flash);
+    let marked = Marked::new(&disk, &tell);
     let flash = Flash { disk: &marked, image: &opened.image, workers: flash::WORKERS, watch: &watch };
     let mut prepared = flash.reopen(&keep)?;
     say("the stage is read");
-    mark(WRITING, &target.path.display().to_string())?;
+    mark(run, WRITING, &target.path.display().to_string())?;
     let dirty = match &job.trace {
-        Some(began) if !is_between => dirty(began, flash.geometry()?),
+        Some(began) if is_first => dirty(began, flash.geometry()?),
         // What an earlier worker has begun is read again: nothing is believed of it.
         _ => Dirty::Everything,
     };
@@ -327,15 +332,14 @@ fn keep_identity(disk: RealDisk, target: &Target) -> Result<Kept, Error> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Kept::default()),
         Err(error) => return Err(identity::Error::Bundle(error).into()),
     };
-    // The disk boots from here on. What it boots is not yet this node. Where it was equal already, this is the first write.
-    begin().map_err(|source| Error::Write { path: Path::new(crate::RUN).join(BEGUN), source })?;
-    mark(UNFINISHED, "")?;
+    // Where the disk was equal already, this is the first write.
+    let run = Path::new(crate::RUN);
+    begin(run, Task::Flash).map_err(|source| Error::Write { path: run.join(BEGUN), source })?;
     disk.reread_partitions().map_err(|source| Error::Partitions { disk: target.path.clone(), source })?;
     // Whole disk and partition are not held at once.
     drop(disk);
     let kept = new_root::with(target, |root| identity::put(&mut bundle, root))??;
     say(&format!("{} files are kept of the old root", kept.files.len()));
-    unmark(UNFINISHED)?;
     Ok(kept)
 }
 
@@ -369,11 +373,14 @@ fn undo(job: &Job, mut target: Target) -> Result<UndoReport, Error> {
         staged.map(|opened| opened.image).or_else(|_| open_elsewhere(&found))
     };
     let watch = Said::default();
-    let marked = Marked::new(&disk, &begin);
+    let run = Path::new(crate::RUN);
+    let tell = || begin(run, Task::Undo);
+    let marked = Marked::new(&disk, &tell);
     let undo = Undo { disk: &marked, medium, found: &found, image: &image, workers: flash::WORKERS, watch: &watch };
-    mark(WRITING, &target.path.display().to_string())?;
+    mark(run, WRITING, &target.path.display().to_string())?;
     let mut report = undo.run()?;
-    unmark(UNFINISHED)?;
+    // The old OS is whole, and is itself: nothing that fails from here on keeps it here.
+    unmark(run, UNFINISHED)?;
     report.disk = target.path.display().to_string();
     Ok(report)
 }
@@ -390,20 +397,32 @@ pub fn is_between(target: &Target) -> bool {
     crate::init::does_boot(&target.path) == Some(false)
 }
 
-/// Tells PID 1 that the disk is written to from now on.
-fn begin() -> std::io::Result<()> {
-    fs::write(Path::new(crate::RUN).join(BEGUN), "")
+/// Whether a flash's disk has to hold what was recorded of it: before the first write. After it the disk holds something else,
+/// also where it boots already: a worker may have died behind its last write.
+fn must_match(is_between: bool, has_begun: bool) -> bool {
+    !is_between && !has_begun
 }
 
-/// Tells PID 1 something: which disk may be written to from now on, or that it is not finished.
-fn mark(name: &str, text: &str) -> Result<(), Error> {
-    let path = Path::new(crate::RUN).join(name);
+/// Tells PID 1, in `run`, that the disk is written to from now on; and of a flash, that what boots after it is not this node
+/// yet. In this order: who dies in between has written nothing, and is to lead back into the old OS.
+fn begin(run: &Path, task: Task) -> std::io::Result<()> {
+    fs::write(run.join(BEGUN), "")?;
+    match task {
+        Task::Flash => fs::write(run.join(UNFINISHED), ""),
+        // What boots after an undo is the old OS.
+        Task::Undo => Ok(()),
+    }
+}
+
+/// Tells PID 1 something, in `run`.
+fn mark(run: &Path, name: &str, text: &str) -> Result<(), Error> {
+    let path = run.join(name);
     fs::write(&path, text).map_err(|source| Error::Write { path, source })
 }
 
-/// Takes that back.
-fn unmark(name: &str) -> Result<(), Error> {
-    let path = Path::new(crate::RUN).join(name);
+/// Takes back what PID 1 was told.
+fn unmark(run: &Path, name: &str) -> Result<(), Error> {
+    let path = run.join(name);
     match fs::remove_file(&path) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::Write { path, source }),
         _ => Ok(()),
@@ -456,6 +475,8 @@ pub fn say(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::init::disk_in;
+    use crate::supervise::Disk;
 
     #[test]
     fn what_appears_late_is_waited_for_and_what_never_does_ends_in_its_own_reason() {
@@ -467,5 +488,68 @@ mod tests {
         assert_eq!(within(Duration::from_mins(1), &mut attempt), Ok("there"));
         assert_eq!(within(Duration::from_millis(250), || Err::<(), _>("never")), Err("never"));
         assert_eq!(within(Duration::ZERO, || Err::<(), _>("not even once more")), Err("not even once more"));
+    }
+
+    /// PID 1's folder, and a disk in it whose sector 0 is `first`, that a worker may write to.
+    fn run_folder(first: u8) -> tempfile::TempDir {
+        let run = tempfile::tempdir().unwrap();
+        set_sector_0(run.path(), first);
+        mark(run.path(), WRITING, &run.path().join("disk").display().to_string()).unwrap();
+        run
+    }
+
+    fn set_sector_0(run: &Path, first: u8) {
+        fs::write(run.join("disk"), [first; 4096]).unwrap();
+    }
+
+    /// It was marked for the time of the identity only: who died between the last write and that let a stranger boot.
+    #[test]
+    fn a_flash_that_died_behind_its_last_write_is_unfinished_until_all_is_done() {
+        let run = run_folder(1);
+        let run = run.path();
+        assert_eq!(disk_in(run), Disk::Boots, "nothing is written");
+        begin(run, Task::Flash).unwrap();
+        assert_eq!(disk_in(run), Disk::Unfinished, "it died before the first write reached the disk");
+        set_sector_0(run, 0);
+        assert_eq!(disk_in(run), Disk::Between);
+        set_sector_0(run, 2);
+        assert_eq!(disk_in(run), Disk::Unfinished, "it died behind the last write");
+        // The next worker finds all as it is to be and writes nothing, or what is kept and begins once more.
+        begin(run, Task::Flash).unwrap();
+        assert_eq!(disk_in(run), Disk::Unfinished);
+        unmark(run, UNFINISHED).unwrap();
+        assert_eq!(disk_in(run), Disk::Boots);
+        assert!(Files::at(run).has_begun(), "there is no abort any more");
+        unmark(run, UNFINISHED).unwrap();
+    }
+
+    #[test]
+    fn a_flash_that_cannot_say_that_it_begins_leaves_the_old_os_as_it_was() {
+        let run = run_folder(1);
+        fs::create_dir(run.path().join(BEGUN)).unwrap();
+        begin(run.path(), Task::Flash).unwrap_err();
+        assert_eq!(disk_in(run.path()), Disk::Boots);
+    }
+
+    #[test]
+    fn an_undo_that_begins_does_not_make_its_disk_unfinished_and_one_that_ends_takes_a_flash_s_mark_away() {
+        let run = run_folder(1);
+        let run = run.path();
+        begin(run, Task::Undo).unwrap();
+        assert_eq!((disk_in(run), Files::at(run).has_begun()), (Disk::Boots, true));
+        begin(run, Task::Flash).unwrap();
+        begin(run, Task::Undo).unwrap();
+        assert_eq!(disk_in(run), Disk::Unfinished, "until the old disk is back");
+        unmark(run, UNFINISHED).unwrap();
+        assert_eq!(disk_in(run), Disk::Boots);
+    }
+
+    /// The second worker compared the new image's partition table with the old disk's, and refused.
+    #[test]
+    fn a_disk_that_an_earlier_worker_began_to_write_need_not_be_the_old_one() {
+        assert!(must_match(false, false), "nobody has written: every fact that was recorded has to hold");
+        assert!(!must_match(false, true), "it boots already: the earlier worker died behind its last write");
+        assert!(!must_match(true, true));
+        assert!(!must_match(true, false), "the imager was started again: its folder is empty, and the disk is half");
     }
 }
