@@ -1,6 +1,7 @@
 //! Every kind of place, through whole upgrades: where the stage stands, and where the way back.
 
 use lab::server::{PREPARED, UP, status};
+use lab::versions::begins_alike;
 use lab::{Disk, Machine, Options, Recipe, Versions, say};
 
 const MIB: u64 = 1 << 20;
@@ -49,9 +50,15 @@ fn version(machine: &mut Machine) -> String {
 
 /// The whole upgrade, until the new OS has passed its trial; gives what the imager said.
 fn upgrade(machine: &mut Machine, versions: &Versions, place: &str) -> String {
+    upgrade_seen(machine, versions, place, |_| ())
+}
+
+/// The same, with something to be looked at from the order on.
+fn upgrade_seen(machine: &mut Machine, versions: &Versions, place: &str, look: impl FnOnce(&mut Machine)) -> String {
     node(machine, versions, "prepare");
     let boot_id = machine.boot_id().expect("a boot id");
     machine.tell(&format!("{} --yes >/data/upgrade.log 2>&1", versions.command("upgrade", 2))).expect("told");
+    look(machine);
     machine.wait_for_other_boot(&boot_id, PREPARED + PREPARED).expect("another boot");
     assert_eq!(version(machine), "2");
     say(&status(machine, "passed its trial").expect("a verdict"));
@@ -95,6 +102,19 @@ fn a_system_with_one_disk_is_upgraded_from_behind_its_image_and_comes_back() {
     machine.sh("test ! -e /run/keepstate/place/undo.log").expect("cleared");
 }
 
+/// Whatever the imager says of itself: read from outside, from its first word to its last.
+fn no_byte_of_the_data_changes_in_the_imager(machine: &mut Machine) {
+    let [entered, left] = ["entered", "left"].map(|name| machine.folder().join(format!("data-{name}.raw")));
+    for (word, copy) in [("keepstate imager: ", &entered), ("leaving: ", &left)] {
+        machine.wait_for(word, PREPARED).expect("the imager speaks");
+        machine.read_disk_paused("data", copy).expect("read");
+    }
+    assert!(begins_alike(&entered, &left).expect("compared"), "the imager wrote to a data disk that is not its place");
+    for copy in [entered, left] {
+        std::fs::remove_file(copy).expect("removed");
+    }
+}
+
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]
 fn a_spare_disk_becomes_a_place_and_a_disk_with_data_does_not() {
@@ -112,7 +132,7 @@ fn a_spare_disk_becomes_a_place_and_a_disk_with_data_does_not() {
     let seen = node(&mut machine, &versions, "preflight");
     assert!(seen.contains("which is empty: `prepare` makes a filesystem on it"), "{seen}");
     machine.sh("! grep -q keepstate/place /proc/mounts").expect("preflight has made none");
-    let log = upgrade(&mut machine, &versions, "/run/keepstate/place");
+    let log = upgrade_seen(&mut machine, &versions, "/run/keepstate/place", no_byte_of_the_data_changes_in_the_imager);
     assert!(log.contains("on a fresh kernel, by BootEntry"), "{log}");
     machine.sh("grep -q '^/dev/vdc /run/keepstate/place ext4' /proc/mounts").expect("the spare disk");
     roll_back(&mut machine);
