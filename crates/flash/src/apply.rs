@@ -248,8 +248,8 @@ pub(crate) fn turn(prover: &Prover<'_>, meanwhile: &Meanwhile) -> Result<()> {
         std::iter::once((0, &meanwhile.sector_0)).chain(meanwhile.then.iter().map(|(at, bytes)| (*at, bytes)));
     for (offset, bytes) in patches {
         let mut now = vec![0; bytes.len()];
-        prover.disk.read_at(offset, &mut now).map_err(|source| Error::Disk { doing: "reading", offset, source })?;
-        if now != *bytes {
+        // What cannot be read is not so, and reads again once it is written.
+        if prover.disk.read_at(offset, &mut now).is_err() || now != *bytes {
             prover.write(offset, bytes, &mut scratch)?;
             prover.flush()?;
         }

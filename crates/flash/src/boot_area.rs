@@ -41,8 +41,8 @@ impl Meanwhile {
         let mut then = Vec::new();
         for offset in [sector, size - sector] {
             let mut head = vec![0; sector as usize];
-            disk.read_at(offset, &mut head).map_err(|source| Error::Disk { doing: "reading", offset, source })?;
-            if head.starts_with(GPT_SIGNATURE) {
+            // What cannot be read may be one.
+            if disk.read_at(offset, &mut head).is_err() || head.starts_with(GPT_SIGNATURE) {
                 then.push((offset, zeros.clone()));
             }
         }
@@ -101,7 +101,8 @@ pub fn of_disk_now(disk: &dyn Disk) -> Result<Vec<(u64, u64)>> {
     let sector = u64::from(disk.sector_size());
     let failed = |source| Error::Disk { doing: "reading the boot area of", offset: 0, source };
     let whole = WholeDisk { disk, size: disk.size().map_err(failed)? };
-    let layout = Layout::read(&whole).map_err(failed)?;
+    // A table that cannot be read says nothing. Where it has to be logged, it is logging that cannot be.
+    let layout = Layout::read(&whole).unwrap_or_default();
     let mut ranges: Vec<_> = layout.boot_area.iter().map(|range| (range.offset, range.length)).collect();
     ranges.push((whole.size - sector, sector));
     Ok(ranges)

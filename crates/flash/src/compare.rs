@@ -109,7 +109,14 @@ impl Compare<'_> {
         let end = (start + SEGMENT_BYTES).min(self.size);
         let data = &mut tools.buffer[..len(&(start..end))];
         self.watch.pace(data.len() as u64);
-        self.disk.read_at(start, data).map_err(|source| Error::Disk { doing: "reading", offset: start, source })?;
+        let unreadable = match self.disk.read_at(start, data) {
+            Ok(()) => Vec::new(),
+            // What it was has to be logged: without it there would be no way back.
+            Err(source) if self.log.is_some() => {
+                return Err(Error::Disk { doing: "reading", offset: start, source });
+            }
+            Err(_) => self.read_by_chunk(start, data),
+        };
         self.counters.read.fetch_add(data.len() as u64, std::sync::atomic::Ordering::Relaxed);
         let data = &*data;
 
@@ -117,7 +124,9 @@ impl Compare<'_> {
         let mut untold = Vec::new();
         let first = self.geometry.chunk_of(start);
         for (index, content) in (first..).zip(data.chunks(self.geometry.chunk as usize)) {
-            let (verdict, digest) = if index < self.geometry.image_chunks() {
+            let (verdict, digest) = if unreadable.contains(&index) {
+                (self.unreadable(index)?, None)
+            } else if index < self.geometry.image_chunks() {
                 self.chunk(index, content)?
             } else {
                 // Behind the image: nothing to compare, but something to put back.
@@ -153,6 +162,33 @@ impl Compare<'_> {
         self.watch.advance(data.len() as u64);
         let logged = old.chunks.iter().map(|&(_, length, _)| u64::from(length)).sum();
         Ok(SegmentCompared { logged, digest, untold })
+    }
+
+    /// Reads what can be read of a segment; gives the chunks that cannot. A sector that was torn by a power cut, or that failed,
+    /// reads again once it is written.
+    fn read_by_chunk(&self, start: u64, data: &mut [u8]) -> Vec<u64> {
+        let mut unreadable = Vec::new();
+        for (index, content) in (self.geometry.chunk_of(start)..).zip(data.chunks_mut(self.geometry.chunk as usize)) {
+            let offset = self.geometry.on_disk(index).start;
+            if let Err(error) = self.disk.read_at(offset, content) {
+                tracing::warn!(%error, offset, "the disk cannot be read here: it is written");
+                content.fill(0);
+                unreadable.push(index);
+            }
+        }
+        unreadable
+    }
+
+    /// The verdict on a chunk that cannot be read: it is written, whatever it was. None behind the image.
+    fn unreadable(&self, index: u64) -> Result<Option<Verdict>> {
+        if index >= self.geometry.image_chunks() {
+            return Ok(None);
+        }
+        let page = self.image.chunk_page(index / PAGE_CHUNKS as u64)?;
+        Ok(Some(match page.chunks[(index % PAGE_CHUNKS as u64) as usize] {
+            Chunk::Zero => Verdict::Zero,
+            Chunk::Data { .. } => Verdict::Fetch,
+        }))
     }
 
     /// The verdict on a chunk, and (for the log) the digest of what the disk has there, nothing for zeros.

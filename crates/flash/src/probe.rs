@@ -7,7 +7,7 @@ use model::Digest;
 use model::manifest::BLOCK_BYTES;
 use sys::{AlignedBuf, Disk};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::geometry::{Geometry, len};
 use crate::index::BlockIndex;
 
@@ -40,14 +40,13 @@ impl Samples {
             data.extend(chunks.iter().step_by((chunks.len() / share).max(1)).take(share));
         }
         let step = (data.len() as u64 / SAMPLES).max(1) as usize;
-        let samples = data.into_iter().step_by(step).map(|(index, digest)| {
+        let samples = data.into_iter().step_by(step).filter_map(|(index, digest)| {
             let range = geometry.in_image(index);
             let mut content = AlignedBuf::zeroed(len(&range));
-            let offset = range.start;
-            disk.read_at(offset, &mut content).map_err(|source| Error::Disk { doing: "reading", offset, source })?;
-            Ok((index, digest, content))
+            // What cannot be read is nothing to keep; whether it matters is found out when all is read.
+            disk.read_at(range.start, &mut content).is_ok().then_some((index, digest, content))
         });
-        Ok(Self { samples: samples.collect::<Result<_>>()? })
+        Ok(Self { samples: samples.collect() })
     }
 
     /// How many were taken.

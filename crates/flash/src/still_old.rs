@@ -36,11 +36,15 @@ pub(crate) fn is_still_old(disk: &dyn Disk, medium: &dyn Medium, contents: &Cont
 
 impl StillOld<'_> {
     fn answer(&self) -> Result<bool> {
-        let first = self.on_disk(0)?;
+        let has_begun = !matches!(self.contents.state, State::Unsealed | State::Sealed);
+        let first = match self.on_disk(0) {
+            // Torn by a power cut, as only a flash or an undo leaves it.
+            Err(_) if has_begun => return Ok(false),
+            first => first?,
+        };
         let (sector_0, rest) = first.split_at(self.disk.sector_size() as usize);
         let logged = self.logged()?;
         let is_zero = sys::is_zero(sector_0);
-        let has_begun = !matches!(self.contents.state, State::Unsealed | State::Sealed);
         if logged.is_empty() {
             // What a flash leaves behind that is cut off has nothing in sector 0.
             return Ok(!has_begun && (!is_zero || sys::is_zero(rest)));
@@ -50,9 +54,10 @@ impl StillOld<'_> {
         }
         let (mut same, mut other) = (0, 0);
         for (chunk, was) in &logged {
-            let content = if *chunk == 0 { &first } else { &self.on_disk(*chunk)? };
-            let now = Some(image::digest::chunk(content, self.geometry.on_disk(*chunk).start));
-            let is_same = if sys::is_zero(content) { was.is_none() } else { *was == now };
+            let is_same = self.on_disk(*chunk).is_ok_and(|content| {
+                let now = Some(image::digest::chunk(&content, self.geometry.on_disk(*chunk).start));
+                if sys::is_zero(&content) { was.is_none() } else { *was == now }
+            });
             *(if is_same { &mut same } else { &mut other }) += 1;
         }
         Ok(same > other)

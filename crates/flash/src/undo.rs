@@ -130,10 +130,14 @@ pub(crate) fn differing(
             let content = &mut buffer[..len(&range)];
             let offset = range.start;
             watch.pace(content.len() as u64);
-            disk.read_at(offset, content).map_err(|source| Error::Disk { doing: "reading", offset, source })?;
-            let is_same = match was {
-                None => sys::is_zero(content),
-                Some(was) => digest::chunk(content, offset) == *was,
+            let is_same = match (disk.read_at(offset, content), was) {
+                // A sector that was torn by a power cut, or that failed, reads again once it is written.
+                (Err(error), _) => {
+                    tracing::warn!(%error, offset, "the disk cannot be read here: it is written");
+                    false
+                }
+                (Ok(()), None) => sys::is_zero(content),
+                (Ok(()), Some(was)) => digest::chunk(content, offset) == *was,
             };
             let mut differing = differing.lock().unwrap_or_else(PoisonError::into_inner);
             if is_same {

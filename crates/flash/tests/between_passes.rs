@@ -246,3 +246,49 @@ fn a_table_that_the_new_os_made_behind_the_image_is_taken_away_by_one_undo_that_
     assert!(machine.undo_with(&image, &shape).unwrap());
     assert!(machine.disk.content() == old);
 }
+
+#[test]
+fn a_sector_that_a_power_cut_has_torn_stops_neither_way() {
+    for shape in [undoable(), Shape { undo: true, sector: 4096, ..Shape::default() }] {
+        let pair = Pair::new(&shape, 270);
+        let sectors = (pair.old.len() / shape.sector) as u64;
+        let mut met = 0;
+        for cut in (0..).step_by(5) {
+            let machine = Machine::new(&pair.old, &shape);
+            machine.plug(&Power::cut_after(cut));
+            if machine.flash(&pair.open(), &shape, 1).is_ok() {
+                break;
+            }
+            machine.power_cycle(&mut Random(cut));
+            if classify(&pair, &shape, &machine.disk.content()) != Is::Dead {
+                continue;
+            }
+            met += 1;
+            let torn = || {
+                let copy = machine.copy(&shape);
+                copy.disk.unreadable.lock().unwrap().extend([0, 1, sectors / 2, sectors - 1]);
+                copy
+            };
+            let on = torn();
+            on.flash(&pair.open(), &shape, 2).unwrap_or_else(|error| panic!("cut {cut}: on: {error}"));
+            assert!(on.disk.content() == pair.expected(), "cut {cut}");
+            assert!(on.undo(&pair, &shape).unwrap() && on.disk.content() == pair.old, "cut {cut}");
+            let back = torn();
+            assert!(back.undo(&pair, &shape).unwrap_or_else(|error| panic!("cut {cut}: back: {error}")));
+            assert!(back.disk.content() == pair.old, "cut {cut}");
+        }
+        assert!(met > 3, "{met} cuts left a dead disk");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_before_it_was_logged_stops_a_flash_that_is_to_be_undone() {
+    let shape = Shape { undo: true, ..Shape::default() };
+    let pair = Pair::new(&shape, 280);
+    let machine = Machine::new(&pair.old, &shape);
+    machine.disk.unreadable.lock().unwrap().insert((pair.old.len() / 512 / 2) as u64);
+    let error = machine.flash(&pair.open(), &shape, 1).unwrap_err();
+    assert!(error.to_string().starts_with("reading"), "{error}");
+    machine.disk.unreadable.lock().unwrap().clear();
+    assert!(machine.disk.content() == pair.old);
+}

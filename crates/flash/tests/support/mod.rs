@@ -6,7 +6,7 @@ pub mod computed;
 pub mod images;
 pub mod machine;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -93,6 +93,8 @@ pub struct SimDisk {
     zeroes: bool,
     /// Sectors that read back wrong: number, and how often still.
     pub bad: Mutex<BTreeMap<u64, u32>>,
+    /// Sectors that cannot be read until they are written.
+    pub unreadable: Mutex<BTreeSet<u64>>,
     /// Every write that reached the disk, as (offset, length).
     pub writes: Mutex<Vec<(u64, usize)>>,
 }
@@ -107,6 +109,7 @@ impl SimDisk {
             grows: false,
             zeroes: true,
             bad: Mutex::default(),
+            unreadable: Mutex::default(),
             writes: Mutex::default(),
         }
     }
@@ -188,6 +191,7 @@ impl SimDisk {
             let to = end.min(at + self.sector);
             content[from - at..to - at].copy_from_slice(&bytes[from - offset as usize..to - offset as usize]);
             versions.push(content);
+            self.unreadable.lock().unwrap().remove(&(sector as u64));
         }
     }
 
@@ -206,6 +210,10 @@ impl Medium for SimDisk {
         let state = self.state.lock().unwrap();
         let start = offset as usize;
         let end = start + buf.len();
+        let sectors = (start / self.sector) as u64..end.div_ceil(self.sector) as u64;
+        if self.unreadable.lock().unwrap().range(sectors).next().is_some() {
+            return Err(io::Error::other("a sector cannot be read"));
+        }
         let durable = state.durable.get(start..end).ok_or(io::ErrorKind::UnexpectedEof)?;
         buf.copy_from_slice(durable);
         let (first, last) = ((start / self.sector) as u64, end.div_ceil(self.sector) as u64);
