@@ -124,14 +124,16 @@ impl Compare<'_> {
         let mut untold = Vec::new();
         let first = self.geometry.chunk_of(start);
         for (index, content) in (first..).zip(data.chunks(self.geometry.chunk as usize)) {
-            let (verdict, digest) = if unreadable.contains(&index) {
-                (self.unreadable(index)?, None)
-            } else if index < self.geometry.image_chunks() {
+            let (mut verdict, digest) = if index < self.geometry.image_chunks() {
                 self.chunk(index, content)?
             } else {
                 // Behind the image: nothing to compare, but something to put back.
                 (None, self.log.and_then(|_| digest_unless_zero(content, self.geometry.on_disk(index).start)))
             };
+            if verdict == Some(Verdict::Equal) && unreadable.contains(&index) {
+                // It was taken for zeros, as the image has there; it is written all the same.
+                verdict = Some(Verdict::Zero);
+            }
             if let Some(verdict) = verdict {
                 verdicts.set(index, verdict);
             }
@@ -164,7 +166,7 @@ impl Compare<'_> {
         Ok(SegmentCompared { logged, digest, untold })
     }
 
-    /// Reads what can be read of a segment; gives the chunks that cannot. A sector that was torn by a power cut, or that failed,
+    /// Reads what can be read of a segment; gives the chunks that cannot, which are zeros here. A sector that was torn by a power cut, or that failed,
     /// reads again once it is written.
     fn read_by_chunk(&self, start: u64, data: &mut [u8]) -> Vec<u64> {
         let mut unreadable = Vec::new();
@@ -177,18 +179,6 @@ impl Compare<'_> {
             }
         }
         unreadable
-    }
-
-    /// The verdict on a chunk that cannot be read: it is written, whatever it was. None behind the image.
-    fn unreadable(&self, index: u64) -> Result<Option<Verdict>> {
-        if index >= self.geometry.image_chunks() {
-            return Ok(None);
-        }
-        let page = self.image.chunk_page(index / PAGE_CHUNKS as u64)?;
-        Ok(Some(match page.chunks[(index % PAGE_CHUNKS as u64) as usize] {
-            Chunk::Zero => Verdict::Zero,
-            Chunk::Data { .. } => Verdict::Fetch,
-        }))
     }
 
     /// The verdict on a chunk, and (for the log) the digest of what the disk has there, nothing for zeros.

@@ -2,6 +2,10 @@
 
 use std::ops::Range;
 
+use sys::{AlignedBuf, Disk};
+
+use crate::error::{Error, Result};
+
 /// Sizes that a flash works with, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
@@ -34,6 +38,15 @@ impl Geometry {
     pub fn on_disk(&self, index: u64) -> Range<u64> {
         let start = index * self.chunk;
         start..(start + self.chunk).min(self.disk)
+    }
+
+    /// What `disk` has at chunk `index`.
+    pub(crate) fn read_chunk(&self, disk: &dyn Disk, index: u64) -> Result<AlignedBuf> {
+        let range = self.on_disk(index);
+        let mut content = AlignedBuf::zeroed(len(&range));
+        let offset = range.start;
+        disk.read_at(offset, &mut content).map_err(|source| Error::Disk { doing: "reading", offset, source })?;
+        Ok(content)
     }
 
     /// How many bytes of the image these chunks hold.

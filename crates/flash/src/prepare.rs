@@ -245,15 +245,9 @@ impl Flash<'_> {
         let read_to = compared_size(geometry, tail);
         for (offset, _) in meanwhile.then.iter().filter(|(offset, _)| *offset >= read_to) {
             let chunk = geometry.chunk_of(*offset);
-            let range = geometry.on_disk(chunk);
-            let mut content = sys::AlignedBuf::zeroed(crate::geometry::len(&range));
-            let offset = range.start;
-            self.disk.read_at(offset, &mut content).map_err(|source| Error::Disk {
-                doing: "reading",
-                offset,
-                source,
-            })?;
-            let digest = Some(image::digest::chunk(&content, offset)).filter(|_| !sys::is_zero(&content));
+            let content = geometry.read_chunk(self.disk, chunk)?;
+            let digest =
+                Some(image::digest::chunk(&content, geometry.on_disk(chunk).start)).filter(|_| !sys::is_zero(&content));
             crate::compare::append_contents(log, Kind::Old, &[(chunk, &content, digest)], None, geometry.chunk)?;
             log.append_digests(&crate::log::Digests { first: chunk, digests: vec![digest] })?;
         }

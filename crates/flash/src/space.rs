@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use image::Image;
-use sys::{AlignedBuf, Medium};
+use sys::Medium;
 
 use crate::Flash;
 use crate::error::{Error, Result};
-use crate::geometry::{Geometry, len};
+use crate::geometry::Geometry;
 use crate::log::{Contents, Header, Log, Purpose, State};
 use crate::still_old::is_still_old;
 use crate::verdict::ChunkSet;
@@ -95,15 +95,9 @@ impl Flash<'_> {
 
     /// Whether sector 0 is dead and what follows it is not: what a flash leaves behind that is cut off.
     fn looks_cut_off(&self) -> Result<bool> {
-        let content = self.first_chunk()?;
+        let content = self.geometry()?.read_chunk(self.disk, 0)?;
         let (sector_0, rest) = content.split_at(self.disk.sector_size() as usize);
         Ok(sys::is_zero(sector_0) && !sys::is_zero(rest))
-    }
-
-    fn first_chunk(&self) -> Result<AlignedBuf> {
-        let mut content = AlignedBuf::zeroed(len(&self.geometry()?.on_disk(0)));
-        self.disk.read_at(0, &mut content).map_err(|source| Error::Disk { doing: "reading", offset: 0, source })?;
-        Ok(content)
     }
 }
 

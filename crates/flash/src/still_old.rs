@@ -8,7 +8,8 @@ use sys::{AlignedBuf, Disk, Medium};
 
 use crate::error::{Error, Result};
 use crate::geometry::{Geometry, len};
-use crate::log::{Content, Contents, Digests, Kind, Purpose, Reader, State};
+use crate::log::{Contents, Kind, Purpose, Reader, State};
+use crate::undo::{parse_content, parse_digests};
 use crate::verdict::ChunkSet;
 
 /// How many of the chunks that a flash overwrites are looked at.
@@ -37,7 +38,7 @@ pub(crate) fn is_still_old(disk: &dyn Disk, medium: &dyn Medium, contents: &Cont
 impl StillOld<'_> {
     fn answer(&self) -> Result<bool> {
         let has_begun = !matches!(self.contents.state, State::Unsealed | State::Sealed);
-        let first = match self.on_disk(0) {
+        let first = match self.geometry.read_chunk(self.disk, 0) {
             // Torn by a power cut, as only a flash or an undo leaves it.
             Err(_) if has_begun => return Ok(false),
             first => first?,
@@ -54,7 +55,7 @@ impl StillOld<'_> {
         }
         let (mut same, mut other) = (0, 0);
         for (chunk, was) in &logged {
-            let is_same = self.on_disk(*chunk).is_ok_and(|content| {
+            let is_same = self.geometry.read_chunk(self.disk, *chunk).is_ok_and(|content| {
                 let now = Some(image::digest::chunk(&content, self.geometry.on_disk(*chunk).start));
                 if sys::is_zero(&content) { was.is_none() } else { *was == now }
             });
@@ -82,8 +83,8 @@ impl StillOld<'_> {
         }
         let mut reader = self.reader()?.glancing();
         while let Some(record) = reader.next_of(Kind::Digests)? {
-            let digests = Digests::parse(&record.payload).unwrap_or(Digests { first: 0, digests: Vec::new() });
-            let end = digests.first.saturating_add(digests.digests.len() as u64);
+            let digests = parse_digests(&record, self.geometry)?;
+            let end = digests.first + digests.digests.len() as u64;
             for (chunk, was) in sample.range_mut(digests.first..end) {
                 *was = digests.digests[(*chunk - digests.first) as usize];
             }
@@ -97,10 +98,8 @@ impl StillOld<'_> {
         let mut content = AlignedBuf::zeroed(len(&self.geometry.on_disk(0)));
         let mut is_known = false;
         while let Some(record) = reader.next_content(Kind::Old, |chunk| chunk == 0)? {
-            if let Some(old) = Content::parse(&record.payload) {
-                old.decode(0, &mut content, Purpose::Undo.name())?;
-                is_known = true;
-            }
+            parse_content(&record)?.1.decode(0, &mut content, Purpose::Undo.name())?;
+            is_known = true;
         }
         Ok(is_known && sys::is_zero(&content[..self.disk.sector_size() as usize]))
     }
@@ -108,13 +107,5 @@ impl StillOld<'_> {
     /// Of the log as far as it was found to be whole.
     fn reader(&self) -> Result<Reader<'_>> {
         Ok(Reader::new(self.medium, Purpose::Undo)?.up_to(self.contents.end))
-    }
-
-    fn on_disk(&self, chunk: u64) -> Result<AlignedBuf> {
-        let range = self.geometry.on_disk(chunk);
-        let mut content = AlignedBuf::zeroed(len(&range));
-        let offset = range.start;
-        self.disk.read_at(offset, &mut content).map_err(|source| Error::Disk { doing: "reading", offset, source })?;
-        Ok(content)
     }
 }

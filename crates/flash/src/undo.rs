@@ -505,13 +505,13 @@ fn records(log: &Log, kind: Kind) -> Result<impl Iterator<Item = Result<Record>>
     Ok(std::iter::from_fn(move || reader.next_of(kind).transpose()))
 }
 
-fn parse_content(record: &Record) -> Result<(u64, Content<'_>)> {
+pub(crate) fn parse_content(record: &Record) -> Result<(u64, Content<'_>)> {
     let content = Content::parse(&record.payload)
         .ok_or_else(|| Error::Unusable { what: WHAT, why: "a chunk in it is malformed".into() })?;
     Ok((content.chunk, content))
 }
 
-fn parse_digests(record: &Record, geometry: Geometry) -> Result<Digests> {
+pub(crate) fn parse_digests(record: &Record, geometry: Geometry) -> Result<Digests> {
     Digests::parse(&record.payload)
         .filter(|digests| digests.first.saturating_add(digests.digests.len() as u64) <= geometry.disk_chunks())
         .ok_or_else(|| Error::Unusable { what: WHAT, why: "digests in it are malformed".into() })

@@ -217,10 +217,8 @@ impl Node {
             }
             judged.and_then(|()| self.judge_datastore(record, end))
         };
-        if !self.is_still_on_trial()? {
-            return Ok(Came::Nothing);
-        }
         match judged {
+            Ok(_) if !self.is_still_on_trial()? => return Ok(Came::Nothing),
             Ok(said) => {
                 self.note(step::TRIAL, What::Done, Some(said))?;
                 if let Err(error) = self.note_outage() {
