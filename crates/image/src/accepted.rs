@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 /// Largest file that is read: some ten thousand disks.
@@ -93,19 +92,10 @@ impl Accepted {
 /// Holds a lock file until it is dropped, so that of two writers none forgets what the other wrote.
 fn lock(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-    let begin = Instant::now();
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK) if begin.elapsed() < LOCK_WAIT => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "another process holds it"));
-            }
-            Err(error) => return Err(error.into()),
-        }
+    if sys::lock_within(&file, LOCK_WAIT)? {
+        return Ok(file);
     }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "another process holds it"))
 }
 
 #[cfg(test)]

@@ -19,7 +19,6 @@ use crate::node::Node;
 use crate::origin::Origin;
 use crate::record::Record;
 use crate::state::{State, step};
-use crate::trial::HELD;
 use crate::units::systemctl;
 use crate::{enter, entrance, environment, failures};
 
@@ -27,9 +26,9 @@ impl Node {
     /// Keeps the new OS, and gives up the way back.
     pub fn commit(&self) -> Result<()> {
         let wanted = [State::OnTrial, State::Passed, State::Asked, State::Stuck];
-        let (record, _) = self.under_way(&wanted, "commit")?;
+        let (_held, record) = self.under_way(&wanted, "commit")?;
         // Hooks that take the node back into traffic find the datastore running.
-        if self.machine.path(HELD).exists() {
+        if self.is_held() {
             self.note(step::DATASTORE, What::Begun, None)?;
             self.let_go()?;
             let end = Instant::now() + self.deadline();
@@ -43,7 +42,7 @@ impl Node {
     /// Calls the old OS back. When this returns, the OS is going down.
     pub fn roll_back(&self) -> Result<()> {
         let wanted = [State::OnTrial, State::Passed, State::Asked, State::Stuck];
-        let (record, _) = self.under_way(&wanted, "roll back")?;
+        let (_held, record) = self.under_way(&wanted, "roll back")?;
         self.call_back(&record, "asked for")
     }
 

@@ -28,6 +28,15 @@ pub enum Error {
     /// Preflight or a later check says no. Nothing was changed.
     #[error("{0}")]
     Refused(String),
+    /// Another process decides what becomes of this node's upgrade.
+    #[error(
+        "another keepstate is at work on this node's upgrade (it holds {place}): nothing was changed; try again when it is \
+         done, and see with `keepstate node status` what became of it", place = place.display()
+    )]
+    Busy {
+        /// The place.
+        place: PathBuf,
+    },
     /// The disk.
     #[error(transparent)]
     Disk(#[from] flash::target::Refusal),

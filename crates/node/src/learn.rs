@@ -10,8 +10,9 @@ use steps::{Journal, What};
 
 use crate::entrance;
 use crate::error::{Error, Result};
-use crate::node::Node;
+use crate::node::{Node, PATIENCE, Status};
 use crate::origin::Origin;
+use crate::place::Held;
 use crate::record::Record;
 use crate::state::{State, step};
 
@@ -35,6 +36,17 @@ impl Node {
         // Asked of the state, and not only while learning: the power may go between two lines of the journal.
         let state = if state == State::OnTrial { self.ask_of_changed_data(&record)? } else { state };
         Ok(Some((record, state)))
+    }
+
+    /// The same for one who is to decide. Nothing, where somebody else does, in an OS that serves.
+    pub(crate) fn learned_to_decide(&self) -> Result<Option<(Held, Record, State)>> {
+        let Status { upgrade: Some(_), state: Some(state), .. } = self.status()? else { return Ok(None) };
+        let does_serve = state.is_over() || matches!(state, State::Begun | State::Prepared);
+        let held = match self.place.hold(PATIENCE) {
+            Err(Error::Busy { .. }) if does_serve => return Ok(None),
+            held => held?,
+        };
+        Ok(self.learned()?.map(|(record, state)| (held, record, state)))
     }
 
     /// What the imager says that it has done.

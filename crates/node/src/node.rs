@@ -1,15 +1,19 @@
 //! A node: its configuration, its place, and the upgrade that stands there.
 
 use std::fs;
+use std::time::Duration;
 
 use steps::{Entry, FileJournal, Journal, What};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::machine::Machine;
-use crate::place::Place;
+use crate::place::{Held, Place};
 use crate::record::Record;
 use crate::state::State;
+
+/// How long one who wants to decide waits for one who is deciding: what takes longer is not waited for.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
 
 /// A node.
 #[derive(Clone, Debug)]
@@ -55,15 +59,18 @@ impl Node {
         Ok(Status { upgrade, state, journal })
     }
 
-    /// The upgrade that is under way, in one of these states.
-    pub(crate) fn under_way(&self, wanted: &[State], to: &str) -> Result<(Record, State)> {
+    /// The upgrade that is under way, in one of these states; nobody else decides about it for as long as it is held.
+    pub(crate) fn under_way(&self, wanted: &[State], to: &str) -> Result<(Held, Record)> {
+        let nothing = |why: &str| Error::Refused(format!("there is nothing to {to}: {why}"));
+        if self.status()?.upgrade.is_none() {
+            return Err(nothing("this node was never upgraded"));
+        }
+        let held = self.place.hold(PATIENCE)?;
         let Status { upgrade, state, .. } = self.status()?;
         match upgrade.zip(state) {
-            Some((record, state)) if wanted.contains(&state) => Ok((record, state)),
-            Some((record, state)) => {
-                Err(Error::Refused(format!("there is nothing to {to}: the upgrade to {} is {state}", record.image)))
-            }
-            None => Err(Error::Refused(format!("there is nothing to {to}: this node was never upgraded"))),
+            Some((record, state)) if wanted.contains(&state) => Ok((held, record)),
+            Some((record, state)) => Err(nothing(&format!("the upgrade to {} is {state}", record.image))),
+            None => Err(nothing("its record is gone")),
         }
     }
 

@@ -14,9 +14,10 @@
 //! PLACE/imager.log     what the imager said
 //! ```
 
-use std::fs;
+use std::fs::{self, File};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use flash::target::filesystem_of;
 use imager::console::LOG;
@@ -30,6 +31,11 @@ use crate::stage::{self, Stage};
 
 /// Where the imager mounts the filesystem that the place stands on.
 const IN_IMAGER: &str = "/place";
+
+/// A place that is held: as long as this lives, nobody else decides what becomes of the upgrade. It goes with its process,
+/// however that ends.
+#[derive(Debug)]
+pub(crate) struct Held(#[expect(dead_code, reason = "its lock is what counts")] File);
 
 /// A place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +70,17 @@ impl Place {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         // The undo log holds everything that the old root held.
         fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)
+    }
+
+    /// Holds the place, which must be there. Waits at most `wait` for whoever holds it. The directory itself is locked, which
+    /// also a filesystem allows that cannot be written to.
+    pub(crate) fn hold(&self, wait: Duration) -> Result<Held> {
+        let failed = |source| Error::File { doing: "locking the place", path: self.directory.clone(), source };
+        let file = File::open(&self.directory).map_err(failed)?;
+        if sys::lock_within(&file, wait).map_err(failed)? {
+            return Ok(Held(file));
+        }
+        Err(Error::Busy { place: self.directory.clone() })
     }
 
     /// The directory.

@@ -23,9 +23,10 @@ use crate::caches::Loading;
 use crate::error::{Error, Result};
 use crate::failures;
 use crate::hooks::{self, Moment, Told};
-use crate::node::Node;
+use crate::node::{Node, PATIENCE};
 use crate::origin::Origin;
 use crate::outage::{self, Moments};
+use crate::place::Held;
 use crate::record::Record;
 use crate::site::Site;
 use crate::state::{State, step};
@@ -72,7 +73,7 @@ impl Node {
     }
 
     fn judge(&self) -> Result<Came> {
-        let Some((record, state)) = self.learned()? else { return Ok(Came::Nothing) };
+        let Some((held, record, state)) = self.learned_to_decide()? else { return Ok(Came::Nothing) };
         match state {
             State::OnTrial => {}
             State::Asked if !self.has_datastore_started()? => {
@@ -89,8 +90,21 @@ impl Node {
         self.hold()?;
         let begin = Instant::now();
         self.note(step::TRIAL, What::Begun, None)?;
-        if let Err(failure) = self.judge_system(&record, begin + self.deadline()) {
-            return self.fail(&record, &failure.why);
+        drop(held);
+        let judged = self.judge_system(&record, begin + self.deadline());
+        self.judged(&record, judged, begin)
+    }
+
+    /// What comes of the first phase.
+    fn judged(&self, record: &Record, judged: Result<(), Failure>, begin: Instant) -> Result<Came> {
+        let _held = match self.hold_to_decide(PATIENCE) {
+            // Who keeps the new OS has let the datastore go, and waits for it, as it waits for this to end.
+            Err(Error::Busy { .. }) if !self.is_held() => return Ok(Came::Nothing),
+            Ok(None) => return Ok(Came::Nothing),
+            held => held?,
+        };
+        if let Err(failure) = judged {
+            return self.fail(record, &failure.why);
         }
         self.note(step::DATASTORE, What::Begun, None)?;
         let passed = self.machine.path(PASSED);
@@ -113,9 +127,9 @@ impl Node {
     }
 
     fn go_on(&self) -> Result<Came> {
-        let Some((record, state)) = self.learned()? else { return Ok(Came::Nothing) };
+        let Some((held, record, state)) = self.learned_to_decide()? else { return Ok(Came::Nothing) };
         match state {
-            State::OnTrial => self.try_it(&record),
+            State::OnTrial => self.try_it(held, &record),
             // It was cut off between the trial and the commit.
             State::Passed if self.config.trial.commit => self.keep(&record).map(|()| Came::Committed),
             State::Passed => Ok(Came::Passed),
@@ -162,9 +176,17 @@ impl Node {
         made.map_err(failed("writing", held))
     }
 
+    /// Whether the datastore's units are kept from starting.
+    pub(crate) fn is_held(&self) -> bool {
+        self.machine.path(HELD).exists()
+    }
+
     pub(crate) fn let_go(&self) -> Result<()> {
         let held = self.machine.path(HELD);
-        fs::remove_file(&held).map_err(failed("removing", held))
+        match fs::remove_file(&held) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("removing", held)(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Whether a datastore's files may have changed since the new OS came.
@@ -196,29 +218,37 @@ impl Node {
         self.note(step::SYSTEM, What::Done, Some(said)).map_err(|error| cannot("noting that the OS is well", &error))
     }
 
-    fn try_it(&self, record: &Record) -> Result<Came> {
+    fn try_it(&self, held: Held, record: &Record) -> Result<Came> {
         let passed = fs::read_to_string(self.machine.path(PASSED)).ok();
         let spent = passed.as_ref().map(|text| text.trim().parse().unwrap_or(0.0));
         let end = Instant::now() + self.deadline().saturating_sub(Duration::from_secs_f64(spent.unwrap_or(0.0)));
         let judged = if spent.is_some() {
+            drop(held);
             self.judge_datastore(record, end)
         } else {
             self.note(step::TRIAL, What::Begun, None)?;
             // The gate may have held the datastore, and not have come to judge: the place was not there yet.
-            let is_held = self.machine.path(HELD).exists();
+            let is_held = self.is_held();
             if !is_held {
                 // What starts with the system has started.
                 self.note(step::DATASTORE, What::Begun, None)?;
             }
+            drop(held);
             let judged = self.judge_system(record, end);
             if is_held && judged.is_ok() {
+                let Some(_held) = self.hold_to_decide(self.deadline())? else { return Ok(Came::Nothing) };
                 self.note(step::DATASTORE, What::Begun, None)?;
                 self.let_go()?;
             }
             judged.and_then(|()| self.judge_datastore(record, end))
         };
+        self.decide(record, judged)
+    }
+
+    /// What becomes of the new OS after its trial, if nobody else has decided meanwhile.
+    fn decide(&self, record: &Record, judged: Result<String, Failure>) -> Result<Came> {
+        let Some(_held) = self.hold_to_decide(self.deadline())? else { return Ok(Came::Nothing) };
         match judged {
-            Ok(_) if !self.is_still_on_trial()? => return Ok(Came::Nothing),
             Ok(said) => {
                 self.note(step::TRIAL, What::Done, Some(said))?;
                 if let Err(error) = self.note_outage() {
@@ -234,17 +264,15 @@ impl Node {
         Ok(Came::Committed)
     }
 
-    /// Whether nobody has decided while the trial ran: a commit, or a rollback.
-    fn is_still_on_trial(&self) -> Result<bool> {
-        Ok(self.status()?.state == Some(State::OnTrial))
+    /// Holds the place for what the trial decides; nothing, where somebody has decided while it ran: a commit, or a rollback.
+    fn hold_to_decide(&self, wait: Duration) -> Result<Option<Held>> {
+        let held = self.place.hold(wait)?;
+        Ok((self.status()?.state == Some(State::OnTrial)).then_some(held))
     }
 
     /// The new OS is not well. Where its datastore may have changed files for good, the old OS would not read them: that is
     /// for a person.
     fn fail(&self, record: &Record, why: &str) -> Result<Came> {
-        if !self.is_still_on_trial()? {
-            return Ok(Came::Nothing);
-        }
         self.note(step::TRIAL, What::Failed, Some(why.into()))?;
         if let Err(error) = failures::note(&self.place.failures(), &record.manifest) {
             tracing::warn!(%error, "that this image failed could not be noted: it may be tried again");
@@ -336,7 +364,7 @@ mod tests {
     }
 
     fn is_held(node: &Node) -> bool {
-        node.machine.path(HELD).exists()
+        node.is_held()
     }
 
     #[test]
@@ -411,8 +439,60 @@ mod tests {
         let (node, record) = node(folder.path(), &["etcd 3.4 to 3.5"]);
         node.note(step::DATASTORE, What::Begun, None).unwrap();
         node.commit().unwrap();
-        assert_eq!(node.fail(&record, "port 2379 does not answer").unwrap(), Came::Nothing);
+        let judged = Err(Failure::last("port 2379 does not answer"));
+        assert_eq!(node.decide(&record, judged).unwrap(), Came::Nothing);
         assert_eq!(state(&node), State::Committed);
+    }
+
+    #[test]
+    fn nobody_decides_while_another_does() {
+        let folder = tempfile::tempdir().unwrap();
+        // Where the datastore cannot go back, a failure asks, and does not restart this machine.
+        let (node, record) = node(folder.path(), &["etcd 3.4 to 3.5"]);
+        node.note(step::DATASTORE, What::Begun, None).unwrap();
+        let held = node.place.hold(PATIENCE).unwrap();
+        let attempts: [(&str, fn(&Node) -> Result<()>); 3] =
+            [("commit", Node::commit), ("rollback", Node::roll_back), ("abort", Node::abort)];
+        for (what, attempt) in attempts {
+            let why = attempt(&node).unwrap_err().to_string();
+            assert!(why.contains("another keepstate is at work") && why.contains("node status"), "{what}: {why}");
+        }
+        assert!(matches!(node.trial().unwrap_err(), Error::Busy { .. }));
+        assert!(matches!(node.gate().unwrap_err(), Error::Busy { .. }) && is_held(&node), "what comes is not known");
+        assert_eq!(state(&node), State::OnTrial);
+        // It waits for who decides, and then looks what that was.
+        let releasing = thread::spawn(move || {
+            thread::sleep(PAUSE);
+            drop(held);
+        });
+        assert_eq!(node.decide(&record, Err(Failure::last("port 2379 does not answer"))).unwrap(), Came::Asked);
+        releasing.join().unwrap();
+        drop(node.place.hold(PATIENCE).unwrap());
+    }
+
+    #[test]
+    fn an_upgrade_that_is_being_prepared_stops_nobody_s_datastore() {
+        let folder = tempfile::tempdir().unwrap();
+        let (node, _) = node(folder.path(), &[]);
+        fs::remove_file(node.place.journal()).unwrap();
+        for prepared in [false, true] {
+            if prepared {
+                node.note(step::PREPARE, What::Done, None).unwrap();
+            }
+            let _held = node.place.hold(PATIENCE).unwrap();
+            assert_eq!((node.gate().unwrap(), is_held(&node)), (Came::Nothing, false));
+            assert_eq!(node.trial().unwrap(), Came::Nothing);
+        }
+    }
+
+    /// Its units wait for the gate's end, and the commit for its units.
+    #[test]
+    fn a_gate_does_not_wait_for_a_commit_that_waits_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (node, _) = node(folder.path(), &[]);
+        let _held = node.place.hold(PATIENCE).unwrap();
+        assert_eq!(node.judged(&Record::example("7", &[]), Ok(()), Instant::now()).unwrap(), Came::Nothing);
+        assert!(!is_held(&node), "it was let go");
     }
 
     #[test]

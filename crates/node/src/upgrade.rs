@@ -17,9 +17,10 @@ use crate::access::Operators;
 use crate::entrance::{self, Entrance};
 use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
-use crate::node::Node;
+use crate::node::{Node, PATIENCE};
 use crate::origin::Origin;
 use crate::outage::{self, Prediction, Started};
+use crate::place::Held;
 use crate::preflight::{self, Depth};
 use crate::record::{FORMAT, Record};
 use crate::site::Site;
@@ -39,6 +40,8 @@ pub struct Allow {
 
 /// What the steps of an upgrade share.
 struct Under {
+    /// From preparing until this process ends.
+    _held: Held,
     node: Node,
     opened: Opened,
     target: Target,
@@ -153,7 +156,7 @@ impl Node {
 
     /// Takes back what was prepared, where the node has not entered the imager.
     pub fn abort(&self) -> Result<()> {
-        let (record, _) = self.under_way(&[State::Begun, State::Prepared, State::Failed], "abort")?;
+        let (_held, record) = self.under_way(&[State::Begun, State::Prepared, State::Failed], "abort")?;
         entrance::disarm(&self.machine.host())?;
         self.place.clear()?;
         self.note(step::PREPARE, steps::What::Failed, Some("aborted".into()))?;
@@ -171,6 +174,7 @@ impl Node {
         }
         self.config.place.make()?;
         self.place.make()?;
+        let held = self.place.hold(PATIENCE)?;
         if !allow.again {
             failures::check(&self.place.failures(), &opened.digest, &opened.title())?;
         }
@@ -181,7 +185,7 @@ impl Node {
         }
         let record = self.record(&opened, &target)?;
         let entrance = self.entrance(Some(manifest))?;
-        Ok(Under { node: self.clone(), opened, target, record, entrance, watch, found: None })
+        Ok(Under { _held: held, node: self.clone(), opened, target, record, entrance, watch, found: None })
     }
 
     /// The record of this upgrade: the one that is there, if it was begun before, or a new one.

@@ -114,8 +114,12 @@ impl FileJournal {
 
 impl Journal for FileJournal {
     fn append(&mut self, entry: Entry) -> io::Result<()> {
-        self.file.write_all(&line(&entry))?;
-        self.file.sync_data()?;
+        let before = self.file.metadata()?.len();
+        if let Err(error) = self.file.write_all(&line(&entry)).and_then(|()| self.file.sync_data()) {
+            // Half a line would hide all that come behind it.
+            self.file.set_len(before)?;
+            return Err(error);
+        }
         self.entries.push(entry);
         Ok(())
     }
@@ -201,6 +205,30 @@ mod tests {
         entries.push(entry("enter", What::Done));
         journal.append(entries[3].clone()).unwrap();
         assert_eq!(FileJournal::read(&path).unwrap(), entries);
+    }
+
+    /// A limit of this thread's alone would end the process by a signal: the whole file system is small instead.
+    #[test]
+    #[ignore = "needs root to mount a small filesystem: run by ./test"]
+    fn half_a_line_on_a_full_place_hides_nothing_that_comes_behind_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = |arguments: &[&str]| {
+            let command = std::process::Command::new(arguments[0]).args(&arguments[1..]).arg(folder.path()).status();
+            assert!(command.unwrap().success(), "{arguments:?}");
+        };
+        mounted(&["mount", "-t", "tmpfs", "-o", "size=16k", "keepstate-test"]);
+        let path = folder.path().join("journal");
+        let mut journal = FileJournal::open(&path).unwrap();
+        let long = Entry { text: Some("x".repeat(3000)), ..entry("prepare", What::Begun) };
+        let written = (0..).take_while(|_| journal.append(long.clone()).is_ok()).count();
+        let read = FileJournal::read(&path).unwrap().len();
+        let size = std::fs::metadata(&path).unwrap().len();
+        journal.append(entry("aborted", What::Failed)).unwrap();
+        let behind = FileJournal::read(&path).unwrap();
+        drop(journal);
+        mounted(&["umount"]);
+        assert!(written > 2 && read == written && size < 16 << 10, "{written} lines, {read} read, {size} bytes");
+        assert_eq!(behind.last().unwrap().step, "aborted");
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl<C> Step<C> {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A step failed, and what was done before it was taken back, as far as it has a way back.
-    #[error("{step}: {why}")]
+    #[error("{step}: {why}{}", not_taken_back(stuck))]
     Step {
         /// Which step.
         step: &'static str,
@@ -102,9 +102,23 @@ pub enum Error {
         /// Steps that could not be taken back, and why.
         stuck: Vec<(&'static str, String)>,
     },
-    /// The journal cannot be written: nothing more is done that could not be noted.
-    #[error("writing the journal")]
-    Journal(#[from] io::Error),
+    /// The journal cannot be written: nothing more is done that could not be noted, and what was done was taken back, as far as
+    /// it has a way back.
+    #[error("{step}: writing the journal{}", not_taken_back(stuck))]
+    Journal {
+        /// Which step was to be noted.
+        step: &'static str,
+        /// Why it could not.
+        #[source]
+        source: io::Error,
+        /// Steps that could not be taken back, and why.
+        stuck: Vec<(&'static str, String)>,
+    },
+}
+
+/// What is added to an error for steps that could not be taken back: somebody has to.
+fn not_taken_back(stuck: &[(&'static str, String)]) -> String {
+    stuck.iter().map(|(step, why)| format!("; and {step} could not be taken back: {why}")).collect()
 }
 
 /// A list of steps.
@@ -138,15 +152,21 @@ impl<C> Course<C> {
             if is_done(step, context, journal) {
                 continue;
             }
-            if let Err(failure) = self.one(step, context, journal)? {
-                let stuck = self.revert(context, journal)?;
-                return Err(Error::Step { step: step.name, why: failure.why, stuck });
-            }
+            let failure = match self.one(step, context, journal) {
+                Ok(Ok(())) => continue,
+                Ok(Err(failure)) => failure,
+                Err(source) => {
+                    let stuck = self.revert(context, journal);
+                    return Err(Error::Journal { step: step.name, source, stuck });
+                }
+            };
+            let stuck = self.revert(context, journal);
+            return Err(Error::Step { step: step.name, why: failure.why, stuck });
         }
         Ok(())
     }
 
-    fn one(&self, step: &Step<C>, context: &mut C, journal: &mut dyn Journal) -> Result<Result<(), Failure>, Error> {
+    fn one(&self, step: &Step<C>, context: &mut C, journal: &mut dyn Journal) -> io::Result<Result<(), Failure>> {
         let end = Instant::now() + step.limit;
         for number in 1.. {
             note(journal, step.name, What::Begun, None)?;
@@ -156,7 +176,7 @@ impl<C> Course<C> {
                     return Ok(Ok(()));
                 }
                 Err(failure) => {
-                    note(journal, step.name, What::Failed, Some(failure.why.clone()))?;
+                    note_if_possible(journal, step.name, What::Failed, Some(failure.why.clone()));
                     let is_late = Instant::now() + self.pause >= end;
                     if !failure.again || number >= step.tries || is_late {
                         return Ok(Err(failure));
@@ -169,21 +189,22 @@ impl<C> Course<C> {
     }
 
     /// Takes back every step that was begun and has a way back, the last first; also what an earlier run has done behind the
-    /// step that failed now. Gives those for which that failed.
-    pub fn revert(&self, context: &mut C, journal: &mut dyn Journal) -> Result<Vec<(&'static str, String)>, Error> {
+    /// step that failed now, and also where that cannot be noted. Gives those for which that failed.
+    pub fn revert(&self, context: &mut C, journal: &mut dyn Journal) -> Vec<(&'static str, String)> {
         let mut stuck = Vec::new();
         for step in self.steps.iter().rev() {
             let is_there = journal.last(step.name).is_some_and(|entry| entry.what != What::Reverted);
             let Some(back) = step.back.as_ref().filter(|_| is_there) else { continue };
             match back(context) {
-                Ok(()) => note(journal, step.name, What::Reverted, None)?,
+                Ok(()) => note_if_possible(journal, step.name, What::Reverted, None),
                 Err(failure) => {
-                    note(journal, step.name, What::Noted, Some(format!("it could not be taken back: {failure}")))?;
+                    let why = format!("it could not be taken back: {failure}");
+                    note_if_possible(journal, step.name, What::Noted, Some(why));
                     stuck.push((step.name, failure.why));
                 }
             }
         }
-        Ok(stuck)
+        stuck
     }
 }
 
@@ -193,6 +214,13 @@ fn is_done<C>(step: &Step<C>, context: &C, journal: &dyn Journal) -> bool {
 
 fn note(journal: &mut dyn Journal, step: &str, what: What, text: Option<String>) -> io::Result<()> {
     journal.append(Entry { time: Timestamp::now(), step: step.into(), what, text })
+}
+
+/// What has to go on whether it is noted or not.
+fn note_if_possible(journal: &mut dyn Journal, step: &str, what: What, text: Option<String>) {
+    if let Err(error) = note(journal, step, what, text) {
+        tracing::warn!(%error, step, ?what, "this could not be noted in the journal");
+    }
 }
 
 #[cfg(test)]
@@ -315,8 +343,8 @@ mod tests {
         .reverted(|_| Err(Failure::last("it is stuck")));
         let steps = vec![step("one", "+1", "-1"), stuck, failing("three", Failure::last("no"))];
         let (mut world, mut journal) = (World::new(), MemoryJournal::default());
-        let Err(Error::Step { stuck, .. }) = course(steps).run(&mut world, &mut journal) else { panic!() };
-        assert_eq!(stuck, [("two", "it is stuck".to_owned())]);
+        let error = course(steps).run(&mut world, &mut journal).unwrap_err();
+        assert_eq!(error.to_string(), "three: no; and two could not be taken back: it is stuck");
         assert_eq!(world.last(), Some(&"-1"));
     }
 
@@ -351,7 +379,40 @@ mod tests {
         }
         let mut world = World::new();
         let error = course(vec![step("one", "+1", "-1")]).run(&mut world, &mut Full).unwrap_err();
-        assert!(matches!(error, Error::Journal(_)));
+        assert!(matches!(error, Error::Journal { step: "one", .. }));
         assert!(world.is_empty());
+    }
+
+    /// A place that fills up on the way: who was taken out of traffic must not stay there for that.
+    #[test]
+    fn a_journal_that_fills_up_keeps_nobody_from_the_ways_back() {
+        struct Filling(MemoryJournal, usize);
+        impl Journal for Filling {
+            fn append(&mut self, entry: Entry) -> io::Result<()> {
+                if self.0.entries().len() == self.1 {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                self.0.append(entry)
+            }
+            fn entries(&self) -> &[Entry] {
+                self.0.entries()
+            }
+        }
+        let ways = [
+            (0, &[][..]),
+            (1, &["+1", "-1"]),
+            (2, &["+1", "-1"]),
+            (3, &["+1", "+2", "-2", "-1"]),
+            (4, &["+1", "+2", "-2", "-1"]),
+            (5, &["+1", "+2", "tried", "-2", "-1"]),
+            (9, &["+1", "+2", "tried", "-2", "-1"]),
+        ];
+        for (room, wanted) in ways {
+            let steps = vec![step("one", "+1", "-1"), step("two", "+2", "-2"), failing("three", Failure::last("no"))];
+            let (mut world, mut journal) = (World::new(), Filling(MemoryJournal::default(), room));
+            let error = course(steps).run(&mut world, &mut journal).unwrap_err();
+            assert_eq!(world, wanted, "with room for {room}");
+            assert_eq!(matches!(error, Error::Step { step: "three", .. }), room >= 5, "with room for {room}: {error}");
+        }
     }
 }

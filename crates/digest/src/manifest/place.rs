@@ -1,11 +1,9 @@
 //! Where a run stands until it is done: a file beside the manifest, which one run at a time holds.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-
-use rustix::fs::FlockOperation;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::manifest::header::MARK;
@@ -69,9 +67,9 @@ impl Place {
 fn open_locked(path: &Path) -> Result<File> {
     let failed = |source| Error::Write { path: path.into(), source };
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Locked { path: path.into() }),
-        Err(errno) => Err(failed(io::Error::from(errno))),
+    match sys::lock_within(&file, Duration::ZERO) {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(Error::Locked { path: path.into() }),
+        Err(source) => Err(failed(source)),
     }
 }

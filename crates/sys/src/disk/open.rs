@@ -8,10 +8,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::fs::{FileType, FlockOperation, OFlags, Stat};
+use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::RealDisk;
@@ -19,12 +18,11 @@ use super::geometry::Geometry;
 use super::unsynced::Unsynced;
 use crate::aligned::{ALIGNMENT, AlignedBuf};
 use crate::durable::Flusher;
+use crate::lock::lock_within;
 
 /// How long a lock on a block device is waited for: udev takes it for a moment whenever a device was written
 /// (<https://systemd.io/BLOCK_DEVICE_LOCKING>).
 const LOCK_WAIT: Duration = Duration::from_secs(5);
-/// How often it is tried meanwhile.
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a disk is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,15 +242,10 @@ fn open_tail(path: &Path, stat: &Stat) -> Result<File, OpenError> {
 
 /// Takes the lock that udev and other instances of us respect; waits at most `wait`.
 fn lock(path: &Path, file: &File, wait: Duration) -> Result<(), OpenError> {
-    let deadline = Instant::now() + wait;
-    loop {
-        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(LOCK_PAUSE),
-            Err(Errno::WOULDBLOCK) => return Err(OpenError::Locked { path: path.into() }),
-            Err(errno) => return Err(refused(path, errno.into())),
-        }
+    match lock_within(file, wait) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(OpenError::Locked { path: path.into() }),
+        Err(source) => Err(refused(path, source)),
     }
 }
 
@@ -287,6 +280,8 @@ pub(super) fn reread_partitions(file: &File) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     /// A lock that udev, say, holds for `held`.
