@@ -12,7 +12,8 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use boot::command_line::Arguments;
 use boot::grub::BootEntry;
@@ -27,6 +28,7 @@ use imager::worker::chain;
 use rustix::fs::MemfdFlags;
 use steps::Failure;
 
+use crate::commands::{self, Ended};
 use crate::enter::{Given, PROGRAM};
 use crate::error::{Error, Result};
 
@@ -38,6 +40,9 @@ const SYSTEMD: &str = "/run/systemd/system";
 const NEW_ROOT: &str = "ext4";
 /// The module that gives loop devices: a place behind the image is mounted through one.
 const LOOP: &str = "loop";
+
+/// How long the init may take to say that it will restart the machine.
+const COMMAND_WITHIN: Duration = Duration::from_secs(30);
 
 /// The ways into the imager, and the one that is gone.
 #[derive(Debug)]
@@ -165,7 +170,7 @@ impl Entrance {
                 Err(why) => last = why,
             }
         }
-        Err(Failure::last(last))
+        Err(Failure::passing(last))
     }
 
     fn contents(&self, given: &Given) -> Result<Contents> {
@@ -284,15 +289,12 @@ fn run(command: &[&str]) -> Result<(), String> {
     let text = command.join(" ");
     let (program, arguments) = command.split_first().ok_or("no command")?;
     // systemd 254 would take a kernel that somebody loaded, and 256 a tree that somebody prepared, for what was meant.
-    let output = Command::new(program)
-        .args(arguments)
-        .env("SYSTEMCTL_SKIP_AUTO_KEXEC", "1")
-        .env("SYSTEMCTL_SKIP_AUTO_SOFT_REBOOT", "1")
-        .stdin(Stdio::null())
-        .output();
-    match output {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(format!("{text}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+    let mut command = Command::new(program);
+    command.args(arguments).env("SYSTEMCTL_SKIP_AUTO_KEXEC", "1").env("SYSTEMCTL_SKIP_AUTO_SOFT_REBOOT", "1");
+    match commands::run(&mut command, Vec::new(), Instant::now() + COMMAND_WITHIN) {
+        Ok(Ended { status: Some(status), .. }) if status.success() => Ok(()),
+        Ok(Ended { status: Some(_), said }) => Err(format!("{text}: {said}")),
+        Ok(Ended { status: None, said }) => Err(format!("{text} did not end in time: {said}")),
         Err(error) => Err(format!("running {text}: {error}")),
     }
 }

@@ -2,21 +2,23 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use steps::Failure;
 
+use crate::commands::{self, Ended};
+
 /// How long the hooks of a moment may take that have no step of their own.
 pub const LIMIT: Duration = Duration::from_mins(10);
-/// What of a hook's output is kept, bytes.
-const OUTPUT_BYTES_MAX: u64 = 64 << 10;
+/// The exit code of a hook that wants to be asked again, for what it waits for may pass: `EX_TEMPFAIL` of `sysexits.h`.
+const MAY_PASS: i32 = 75;
+/// Before such a hook is asked again.
+const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 5000 });
 
 /// A moment at which hooks are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -65,7 +67,7 @@ pub struct Told<'a> {
 }
 
 /// Runs all hooks of a moment, by name, one after the other, until one says no (ends with another code than 0) or time is
-/// over. Gives what they said.
+/// over. One that ends with code 75 is asked again. Gives what they said.
 pub fn run(hooks: &Path, told: &Told<'_>, end: Instant) -> Result<String, Failure> {
     let directory = hooks.join(told.moment.directory());
     let mut said = String::new();
@@ -73,13 +75,18 @@ pub fn run(hooks: &Path, told: &Told<'_>, end: Instant) -> Result<String, Failur
         let name = hook.display();
         let (output, code) = one(&hook, told, end)?;
         // Writing to a string cannot fail.
-        let _ = writeln!(said, "{name}: {}", output.trim());
+        let _ = writeln!(said, "{name}: {output}");
         if code != Some(0) {
             let ending = code.map_or_else(|| "was killed".into(), |code| format!("ended with code {code}"));
-            return Err(Failure::last(format!("the hook {name} {ending}: {}", output.trim())));
+            return Err(Failure::last(format!("the hook {name} {ending}: {output}")));
         }
     }
     Ok(said)
+}
+
+/// Whether there are hooks of a moment.
+pub(crate) fn are_there(hooks: &Path, moment: Moment) -> bool {
+    executables(&hooks.join(moment.directory())).is_ok_and(|hooks| !hooks.is_empty())
 }
 
 fn executables(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
@@ -97,57 +104,22 @@ fn executables(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(hooks)
 }
 
-/// Runs one hook; gives what it said on standard output and error, and its exit code.
+/// Runs one hook, again for as long as it says that it may pass; gives what it said at last, and its exit code.
 fn one(hook: &Path, told: &Told<'_>, end: Instant) -> Result<(String, Option<i32>), Failure> {
-    let failed = |error: std::io::Error| Failure::last(format!("running the hook {}: {error}", hook.display()));
-    let (reader, writer) = std::io::pipe().map_err(failed)?;
-    let mut child = Command::new(hook)
-        .stdin(Stdio::piped())
-        .stdout(writer.try_clone().map_err(failed)?)
-        .stderr(writer)
-        .process_group(0)
-        .spawn()
-        .map_err(failed)?;
+    let name = hook.display();
     let document = serde_json::to_vec(told).expect("only string keys");
-    let mut input = child.stdin.take();
-    let feeder = thread::spawn(move || {
-        // A hook need not listen.
-        let _ = input.take().map(|mut input| input.write_all(&document));
-    });
-    let listener = thread::spawn(move || {
-        let mut said = Vec::new();
-        let mut reader = reader;
-        let _ = reader.by_ref().take(OUTPUT_BYTES_MAX).read_to_end(&mut said);
-        // Who says more is listened to: a pipe that nobody reads would end him.
-        let _ = std::io::copy(&mut reader, &mut std::io::sink());
-        String::from_utf8_lossy(&said).into_owned()
-    });
-    let status = wait(&mut child, end);
-    // Whatever it left running holds the pipe open, and would hold us.
-    if status.is_none() || !listener.is_finished() {
-        end_group(&child);
-    }
-    let _ = (child.wait(), feeder.join());
-    let said = listener.join().unwrap_or_default();
-    match status {
-        Some(status) => Ok((said, status.code())),
-        None => Err(Failure::last(format!("the hook {} did not end in time: {}", hook.display(), said.trim()))),
-    }
-}
-
-fn wait(child: &mut Child, end: Instant) -> Option<std::process::ExitStatus> {
     loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Some(status),
-            Ok(None) if Instant::now() < end => thread::sleep(Duration::from_millis(20)),
-            _ => return None,
+        let ended = commands::run(&mut Command::new(hook), document.clone(), end);
+        let Ended { said, status } =
+            ended.map_err(|error| Failure::last(format!("running the hook {name}: {error}")))?;
+        match status.map(|status| status.code()) {
+            Some(Some(MAY_PASS)) if Instant::now() + PAUSE < end => {
+                tracing::info!(hook = %name, %said, "it is not time yet, and is asked again");
+                thread::sleep(PAUSE);
+            }
+            Some(code) => return Ok((said, code)),
+            None => return Err(Failure::last(format!("the hook {name} did not end in time: {said}"))),
         }
-    }
-}
-
-fn end_group(child: &Child) {
-    if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
-        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
 }
 
@@ -207,6 +179,24 @@ pub(crate) mod tests {
         let failure = drain(folder.path(), Duration::from_secs(20)).unwrap_err();
         assert!(failure.why.contains("10-no ended with code 3: replicas missing"), "{failure}");
         assert!(!folder.path().join("ran").exists());
+    }
+
+    #[test]
+    fn a_hook_whose_time_has_not_come_is_asked_again_and_not_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let times = folder.path().join("times");
+        let counts = format!(
+            "echo x >>'{0}'; test $(wc -l <'{0}') -ge 3 || {{ echo moving shards; exit 75; }}",
+            times.display()
+        );
+        hook(folder.path(), "10-before", &format!("echo x >>'{}'", folder.path().join("before").display()));
+        hook(folder.path(), "20-waits", &counts);
+        drain(folder.path(), Duration::from_mins(1)).unwrap();
+        assert_eq!(fs::read_to_string(&times).unwrap(), "x\nx\nx\n");
+        assert_eq!(fs::read_to_string(folder.path().join("before")).unwrap(), "x\n", "it alone");
+        hook(folder.path(), "20-waits", "echo moving shards; exit 75");
+        let failure = drain(folder.path(), Duration::from_millis(200)).unwrap_err();
+        assert!(failure.why.contains("20-waits") && failure.why.contains("moving shards"), "{failure}");
     }
 
     #[test]

@@ -11,6 +11,7 @@
 
 pub mod access;
 mod caches;
+mod commands;
 pub mod config;
 mod ends;
 pub mod enter;

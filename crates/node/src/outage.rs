@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+/// How long hooks take to bring a datastore to rest, with what is done between that and the order to restart, where there are
+/// some and this node has never been measured.
+const REST_SECONDS: f64 = 10.0;
 /// How long services take to stop where this node has never been measured: systemd asks, and kills after 90 s who does not go.
 const STOP_SECONDS: f64 = 5.0;
 /// How long firmware and boot loader take where neither has said so and this node has never been measured: a virtual machine
@@ -24,6 +27,10 @@ const TRIAL_SECONDS: f64 = 5.0;
 /// An outage by its parts, in seconds, in the order in which they come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Outage {
+    /// From the first hook that brings the datastore to rest until the order to restart; nothing, where there is no such hook,
+    /// for the datastore answers until then. Earlier releases did not count it.
+    #[serde(default)]
+    pub rest: f64,
     /// From the order to restart until the imager runs.
     pub stop: f64,
     /// In the imager.
@@ -39,16 +46,16 @@ pub struct Outage {
 impl Outage {
     /// All of it.
     pub fn seconds(&self) -> f64 {
-        self.stop + self.imager + self.firmware + self.start + self.trial
+        self.rest + self.stop + self.imager + self.firmware + self.start + self.trial
     }
 }
 
 impl fmt::Display for Outage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { stop, imager, firmware, start, trial } = self;
+        let Self { rest, stop, imager, firmware, start, trial } = self;
         write!(
             f,
-            "{:.1} s: stopping {stop:.1}, imager {imager:.1}, firmware and boot loader {firmware:.1}, starting {start:.1}, \
+            "{:.1} s: coming to rest {rest:.1}, stopping {stop:.1}, imager {imager:.1}, firmware and boot loader {firmware:.1}, starting {start:.1}, \
              trial {trial:.1}",
             self.seconds()
         )
@@ -58,6 +65,8 @@ impl fmt::Display for Outage {
 /// Moments of an upgrade, in seconds of the wall clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Moments {
+    /// The first hook began to bring the datastore to rest, if there is one.
+    pub at_rest: Option<f64>,
     /// The restart was asked for.
     pub ordered: f64,
     /// The imager ran.
@@ -77,6 +86,7 @@ impl Moments {
     pub fn outage(self) -> Outage {
         let part = |from: f64, to: f64| (to - from).max(0.0);
         Outage {
+            rest: self.at_rest.map_or(0.0, |at_rest| part(at_rest, self.ordered)),
             stop: part(self.ordered, self.entered),
             imager: part(self.entered, self.left),
             firmware: part(self.left, self.booted),
@@ -113,6 +123,17 @@ impl Started {
     }
 }
 
+/// What is known of a node's outages before the next one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Known<'a> {
+    /// The last one that was measured.
+    pub(crate) last: Option<&'a Outage>,
+    /// How it started the last time.
+    pub(crate) started: Started,
+    /// Whether hooks bring its datastore to rest.
+    pub(crate) has_quiesce_hooks: bool,
+}
+
 /// What `prepare` foresees.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Prediction {
@@ -132,11 +153,10 @@ impl Prediction {
         flash: FlashPlan,
         compare_again_seconds: f64,
         read_again_why: Option<&'static str>,
-        last: Option<&Outage>,
-        started: Started,
+        node: Known<'_>,
     ) -> Self {
         let read_again_seconds = read_again_why.map(|_| compare_again_seconds);
-        let outage = predict(flash.apply_seconds + read_again_seconds.unwrap_or(0.0), last, started);
+        let outage = predict(flash.apply_seconds + read_again_seconds.unwrap_or(0.0), node);
         Self { flash, outage, read_again_seconds, read_again_why }
     }
 }
@@ -155,9 +175,12 @@ pub(crate) fn why_read_again(entry: Entry, is_traced: bool) -> Option<&'static s
 
 /// The outage that is to come, where the imager reads and writes for `flash` seconds: as it was the last time, or as this
 /// machine started the last time, or as machines are.
-fn predict(flash: f64, last: Option<&Outage>, started: Started) -> Outage {
+fn predict(flash: f64, Known { last, started, has_quiesce_hooks }: Known<'_>) -> Outage {
     let part = |of: fn(&Outage) -> f64, seen: Option<f64>, usual: f64| last.map(of).or(seen).unwrap_or(usual);
+    // Measured, it may have been with other hooks.
+    let measured = last.map(|last| last.rest).filter(|rest| *rest > 0.0);
     Outage {
+        rest: if has_quiesce_hooks { measured.unwrap_or(REST_SECONDS) } else { 0.0 },
         stop: part(|last| last.stop, None, STOP_SECONDS),
         imager: IMAGER_SECONDS + flash,
         firmware: part(|last| last.firmware, started.firmware, FIRMWARE_SECONDS),
@@ -183,24 +206,36 @@ mod tests {
 
     #[test]
     fn parts_are_what_lies_between_moments() {
-        let moments =
-            Moments { ordered: 100.0, entered: 103.0, left: 111.0, booted: 114.5, started: 120.0, passed: 121.0 };
+        let moments = Moments {
+            at_rest: None,
+            ordered: 100.0,
+            entered: 103.0,
+            left: 111.0,
+            booted: 114.5,
+            started: 120.0,
+            passed: 121.0,
+        };
         let outage = moments.outage();
-        assert_eq!(outage, Outage { stop: 3.0, imager: 8.0, firmware: 3.5, start: 5.5, trial: 1.0 });
+        assert_eq!(outage, Outage { rest: 0.0, stop: 3.0, imager: 8.0, firmware: 3.5, start: 5.5, trial: 1.0 });
         assert!((outage.seconds() - 21.0).abs() < 1e-9);
-        assert!(outage.to_string().starts_with("21.0 s: stopping 3.0, imager 8.0"), "{outage}");
+        assert!(outage.to_string().starts_with("21.0 s: coming to rest 0.0, stopping 3.0, imager 8.0"), "{outage}");
+        // A client that gets no answer has got none since the datastore came to rest.
+        let quiesced = Moments { at_rest: Some(93.0), ..moments }.outage();
+        assert_eq!((quiesced.rest, quiesced.seconds()), (7.0, 28.0));
         assert!(Moments { booted: 0.0, ..moments }.outage().firmware.abs() < 1e-9, "a clock that was set back");
     }
 
     #[test]
     fn a_prediction_follows_what_was_measured_then_what_is_said_then_what_is_usual() {
-        let last = Outage { stop: 1.0, imager: 99.0, firmware: 2.0, start: 3.0, trial: 4.0 };
+        let last = Outage { rest: 6.0, stop: 1.0, imager: 99.0, firmware: 2.0, start: 3.0, trial: 4.0 };
         let started = Started { firmware: Some(20.0), start: Some(30.5) };
-        let predicted = predict(2.0, Some(&last), started);
-        assert_eq!(predicted, Outage { imager: IMAGER_SECONDS + 2.0, ..last });
-        let predicted = predict(0.0, None, started);
+        let known = Known { last: Some(&last), started, has_quiesce_hooks: true };
+        assert_eq!(predict(2.0, known), Outage { imager: IMAGER_SECONDS + 2.0, ..last });
+        assert!(predict(2.0, Known { has_quiesce_hooks: false, ..known }).rest.abs() < 1e-9, "they were taken away");
+        assert!((predict(2.0, Known { last: None, ..known }).rest - REST_SECONDS).abs() < 1e-9);
+        let predicted = predict(0.0, Known { started, ..Known::default() });
         assert_eq!((predicted.firmware, predicted.start, predicted.stop), (20.0, 30.5, STOP_SECONDS));
-        assert!((predict(0.0, None, Started::default()).firmware - FIRMWARE_SECONDS).abs() < 1e-9);
+        assert!((predict(0.0, Known::default()).firmware - FIRMWARE_SECONDS).abs() < 1e-9);
     }
 
     /// The seconds were left out where they are most: by a boot entry onto a large disk.
@@ -208,7 +243,7 @@ mod tests {
     fn reading_the_disk_again_on_another_kernel_is_a_part_of_the_prediction() {
         let plan = || FlashPlan { apply_seconds: 2.0, ..FlashPlan::default() };
         let imager_seconds = |entry, is_traced| {
-            let predicted = Prediction::of(plan(), 30.0, why_read_again(entry, is_traced), None, Started::default());
+            let predicted = Prediction::of(plan(), 30.0, why_read_again(entry, is_traced), Known::default());
             assert_eq!(predicted.read_again_seconds.is_some(), predicted.read_again_why.is_some());
             (predicted.outage.imager, predicted.read_again_seconds)
         };
@@ -235,6 +270,9 @@ mod tests {
         let outage = Outage { stop: 1.0, ..Outage::default() };
         write(&outage, &path).unwrap();
         assert_eq!(read(&path), Some(outage));
+        let earlier = r#"{"stop":1.0,"imager":0.0,"firmware":0.0,"start":0.0,"trial":0.0}"#;
+        fs::write(&path, earlier).unwrap();
+        assert_eq!(read(&path), Some(outage), "what an earlier release wrote");
         fs::write(&path, "{").unwrap();
         assert_eq!(read(&path), None);
     }

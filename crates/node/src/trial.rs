@@ -299,7 +299,10 @@ impl Node {
         };
         let moments = || {
             let ending = self.ending().ok().flatten()?;
+            // A hook that brings the datastore to rest has said something, at least its name.
+            let quiesced = journal.last(step::QUIESCE).filter(|entry| entry.text.is_some());
             Some(Moments {
+                at_rest: quiesced.and_then(|_| time(step::QUIESCE, What::Begun)),
                 ordered: time(step::ENTER, What::Begun)?,
                 entered: ending.entered,
                 left: ending.ended,
@@ -451,11 +454,9 @@ mod tests {
         let (node, record) = node(folder.path(), &["etcd 3.4 to 3.5"]);
         node.note(step::DATASTORE, What::Begun, None).unwrap();
         let held = node.place.hold(PATIENCE).unwrap();
-        let attempts: [(&str, fn(&Node) -> Result<()>); 3] =
-            [("commit", Node::commit), ("rollback", Node::roll_back), ("abort", Node::abort)];
-        for (what, attempt) in attempts {
-            let why = attempt(&node).unwrap_err().to_string();
-            assert!(why.contains("another keepstate is at work") && why.contains("node status"), "{what}: {why}");
+        for attempted in [node.commit(), node.roll_back(), node.abort()] {
+            let why = attempted.unwrap_err().to_string();
+            assert!(why.contains("another keepstate is at work") && why.contains("node status"), "{why}");
         }
         assert!(matches!(node.trial().unwrap_err(), Error::Busy { .. }));
         assert!(matches!(node.gate().unwrap_err(), Error::Busy { .. }) && is_held(&node), "what comes is not known");

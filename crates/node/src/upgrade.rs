@@ -1,7 +1,7 @@
 //! From an image to the imager: preflight, prepare, drain, quiesce, arm, enter.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flash::Watch;
 use flash::target::Target;
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
 use crate::node::{Node, PATIENCE};
 use crate::origin::Origin;
-use crate::outage::{self, Prediction, Started};
+use crate::outage::{self, Known, Prediction, Started};
 use crate::place::Held;
 use crate::preflight::{self, Depth};
 use crate::record::{FORMAT, Record};
@@ -28,6 +28,11 @@ use crate::staging::Staging;
 use crate::state::{State, step};
 use crate::surroundings::Surroundings;
 use crate::{caches, enter, environment, failures, identity, old_logs};
+
+/// How long the old logs may be copied, while the datastore is at rest.
+const LOGS_WITHIN: Duration = Duration::from_mins(2);
+/// How often the init is asked to restart the machine: it may not answer at once where much is going on.
+const RESTART_TRIES: u32 = 3;
 
 /// What is taken only where the caller says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,9 +78,9 @@ impl Under {
     }
 
     /// Once everything is at rest. Gives what is to be said of it, if anybody wants them.
-    fn keep_logs(&self) -> Option<String> {
+    fn keep_logs(&self, end: Instant) -> Option<String> {
         let into = self.node.config.old_logs.as_ref()?;
-        Some(old_logs::keep(into, &self.record.id, &self.target))
+        Some(old_logs::keep(into, &self.record.id, &self.target, end))
     }
 
     fn given(&self) -> Result<enter::Given> {
@@ -115,7 +120,12 @@ impl Node {
         };
         let why = outage::why_read_again(under.entrance.entry()?, under.record.trace.is_some());
         let last = outage::read(&self.place.outage());
-        Ok(Prediction::of(plan, compare_again_seconds, why, last.as_ref(), Started::ask()))
+        let known = Known {
+            last: last.as_ref(),
+            started: Started::ask(),
+            has_quiesce_hooks: hooks::are_there(&self.config.hooks, Moment::Quiesce),
+        };
+        Ok(Prediction::of(plan, compare_again_seconds, why, known))
     }
 
     /// Does everything up to the restart into the imager. When this returns, the OS is going down.
@@ -137,7 +147,9 @@ impl Node {
             hook_step(step::DRAIN, Moment::Drain).reverted(undrain),
             Step::new(step::WARMTH, |under: &mut Under, _| Ok(caches::keep(&under.node))).probed(|_| false),
             hook_step(step::QUIESCE, Moment::Quiesce),
-            Step::new(step::LOGS, |under: &mut Under, _| Ok(under.keep_logs())).probed(|_| false),
+            Step::new(step::LOGS, |under: &mut Under, end| Ok(under.keep_logs(end)))
+                .within(LOGS_WITHIN)
+                .probed(|_| false),
             refresh_step(true),
             Step::new(step::ARM, |under: &mut Under, _| {
                 let given = under.given().map_err(last)?;
@@ -149,7 +161,8 @@ impl Node {
             // With the boot that ends here: who reads the journal in the same one knows that it is still on the way down.
             Step::new(step::ENTER, |under: &mut Under, _| {
                 under.entrance.restart().map(|()| under.node.machine.boot_id())
-            }),
+            })
+            .tried(RESTART_TRIES),
         ]);
         Ok(course.run(&mut under, &mut journal)?)
     }
@@ -233,14 +246,14 @@ fn prepare_step() -> Step<Under> {
         let text = format!("{} MiB to write, some {:.0} s", plan.write >> 20, plan.apply_seconds);
         Ok(Some(text))
     })
-    .within(std::time::Duration::from_hours(24))
+    .within(Duration::from_hours(24))
     .probed(|under| under.node.place.undo().exists() && under.node.place.content().exists())
 }
 
 /// Run again, there is always something new.
 fn refresh_step(quickly: bool) -> Step<Under> {
     Step::new(step::REFRESH, move |under: &mut Under, _| under.staging().refresh(quickly).map(Some).map_err(last))
-        .within(std::time::Duration::from_hours(24))
+        .within(Duration::from_hours(24))
         .probed(|_| false)
 }
 

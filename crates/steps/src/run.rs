@@ -118,7 +118,8 @@ pub enum Error {
 
 /// What is added to an error for steps that could not be taken back: somebody has to.
 fn not_taken_back(stuck: &[(&'static str, String)]) -> String {
-    stuck.iter().map(|(step, why)| format!("; and {step} could not be taken back: {why}")).collect()
+    let said: Vec<_> = stuck.iter().map(|(step, why)| format!("; and {step} could not be taken back: {why}")).collect();
+    said.concat()
 }
 
 /// A list of steps.
@@ -176,11 +177,13 @@ impl<C> Course<C> {
                     return Ok(Ok(()));
                 }
                 Err(failure) => {
-                    note_if_possible(journal, step.name, What::Failed, Some(failure.why.clone()));
-                    let is_late = Instant::now() + self.pause >= end;
-                    if !failure.again || number >= step.tries || is_late {
+                    let is_early = Instant::now() + self.pause < end;
+                    if !failure.again || number >= step.tries || !is_early {
+                        note_if_possible(journal, step.name, What::Failed, Some(failure.why.clone()));
                         return Ok(Err(failure));
                     }
+                    let why = format!("it is tried again: {}", failure.why);
+                    note_if_possible(journal, step.name, What::Noted, Some(why));
                     std::thread::sleep(self.pause);
                 }
             }
@@ -311,6 +314,8 @@ mod tests {
             let (mut world, mut journal) = (World::new(), MemoryJournal::default());
             course(vec![failing("one", failure).tried(3)]).run(&mut world, &mut journal).unwrap_err();
             assert_eq!(world.len(), tries);
+            let failed = journal.entries().iter().filter(|entry| entry.what == What::Failed).count();
+            assert_eq!(failed, 1, "it has not failed for as long as it is tried again");
         }
     }
 
