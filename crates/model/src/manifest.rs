@@ -218,6 +218,9 @@ pub struct Setup {
     /// Files of public keys that let somebody in. Of use only with an SSH server.
     #[serde(default)]
     pub authorized_keys: Vec<String>,
+    /// What units of systemd mount; absent in images of releases before this field.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<UnitMount>,
     /// Users who have a password.
     #[serde(default)]
     pub passwords: Vec<String>,
@@ -239,6 +242,17 @@ pub struct Setup {
     /// The kernels below `/boot`, as programs that firmware or a boot loader checks.
     #[serde(default)]
     pub kernels: Programs,
+}
+
+/// A unit of systemd that mounts something.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct UnitMount {
+    /// Where it stands.
+    pub file: String,
+    /// What it mounts, as in fstab.
+    pub what: String,
+    /// Where it mounts that.
+    pub at: String,
 }
 
 /// A line of a file that formats something.

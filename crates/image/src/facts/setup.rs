@@ -1,6 +1,6 @@
 //! What happens when an image boots, and who can get in then: read from its files, for preflight.
 
-use model::manifest::{Facts, Formats, Programs, Setup};
+use model::manifest::{Facts, Formats, Programs, Setup, UnitMount};
 
 use super::efi;
 use super::files::Files;
@@ -62,6 +62,7 @@ pub(super) fn read(root: &(impl Files + ?Sized), facts: &Facts) -> Result<Setup,
     Ok(Setup {
         formats: all_formats(root, facts)?,
         authorized_keys: authorized_keys(root)?,
+        mounts: mounts(root)?,
         passwords: passwords(&root.script("/etc/shadow", BYTES_MAX)?.unwrap_or_default()),
         open_consoles: open_consoles(root)?,
         cloud_agents,
@@ -99,6 +100,25 @@ fn all_formats(root: &(impl Files + ?Sized), facts: &Facts) -> Result<Vec<Format
         }
     }
     found.truncate(FORMATS_MAX);
+    Ok(found)
+}
+
+/// What units mount, besides fstab.
+fn mounts(root: &(impl Files + ?Sized)) -> Result<Vec<UnitMount>, String> {
+    let mut found = Vec::new();
+    for folder in ["/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system"] {
+        for file in entries(root, folder, ".mount")? {
+            let text = root.script(&file, BYTES_MAX)?.unwrap_or_default();
+            let value = |key: &str| {
+                let mut values =
+                    text.lines().filter_map(|line| line.trim().strip_prefix(key)?.trim_start().strip_prefix('='));
+                values.next_back().map(|value| value.trim().to_owned())
+            };
+            if let Some((what, at)) = value("What").zip(value("Where")) {
+                found.push(UnitMount { file, what, at });
+            }
+        }
+    }
     Ok(found)
 }
 
@@ -223,6 +243,25 @@ mod tests {
     #[test]
     fn an_empty_root_has_nothing_and_lets_nobody_in() {
         assert_eq!(setup(&[]), Setup::default());
+    }
+
+    #[test]
+    fn what_units_mount_is_found() {
+        let unit = "[Unit]\nDescription=Data\n[Mount]\nWhat=/dev/sdb1\nWhere = /data\nType=ext4\n";
+        let files = [
+            ("/etc/systemd/system/data.mount", unit),
+            ("/usr/lib/systemd/system/dev-hugepages.mount", "[Mount]\nWhat=hugetlbfs\nWhere=/dev/hugepages\n"),
+            ("/etc/systemd/system/broken.mount", "[Mount]\nWhere=/x\n"),
+        ];
+        let found = setup(&files).mounts;
+        let found: Vec<_> = found.iter().map(|unit| (&*unit.file, &*unit.what, &*unit.at)).collect();
+        assert_eq!(
+            found,
+            [
+                ("/etc/systemd/system/data.mount", "/dev/sdb1", "/data"),
+                ("/usr/lib/systemd/system/dev-hugepages.mount", "hugetlbfs", "/dev/hugepages"),
+            ]
+        );
     }
 
     #[test]

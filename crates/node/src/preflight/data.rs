@@ -24,6 +24,15 @@ pub struct DataOwner {
     pub group: (u32, Option<String>),
 }
 
+/// Who owns the data.
+#[derive(Clone, Debug, Default)]
+pub struct DataOwners {
+    /// Each pair of user and group once.
+    pub each: Vec<DataOwner>,
+    /// Whether there is so much that not all of it was looked at.
+    pub is_cut: bool,
+}
+
 /// The whole disk is overwritten, and every partition on it.
 pub(super) fn on_root_disk(facts: &Facts<'_>) -> Verdict {
     match &facts.on_root_disk {
@@ -42,15 +51,17 @@ pub(super) fn mounts(facts: &Facts<'_>) -> Verdict {
     let Some(image) = &facts.manifest.facts else {
         return warning("the image's fstab is not known");
     };
-    for line in &image.fstab {
+    let lines = image.fstab.iter().filter_map(|line| {
         let mut words = line.split_whitespace();
-        let (Some(source), Some(point)) = (words.next(), words.next()) else { continue };
-        if is_kernel_name(source) {
-            return refused(
-                format!("the image mounts {source} at {point} by its kernel name"),
-                "name it by UUID= or LABEL= in the image's /etc/fstab",
-            );
-        }
+        Some(("/etc/fstab", words.next()?, words.next()?))
+    });
+    let units = image.setup.iter().flat_map(|setup| &setup.mounts);
+    let units = units.map(|unit| (&*unit.file, &*unit.what, &*unit.at));
+    if let Some((file, source, point)) = lines.chain(units).find(|(_, source, _)| is_kernel_name(source)) {
+        return refused(
+            format!("the image mounts {source} at {point} by its kernel name"),
+            format!("name it by UUID= or LABEL= (in a unit: /dev/disk/by-uuid/…) in the image's {file}"),
+        );
     }
     fine("none by kernel name")
 }
@@ -66,33 +77,54 @@ pub(super) fn is_kernel_name(source: &str) -> bool {
 
 /// Files carry numbers, not names.
 pub(super) fn owners(facts: &Facts<'_>) -> Verdict {
-    if facts.data_owners.is_empty() {
+    if facts.data_owners.each.is_empty() {
         return warning("no data directories are named (`data` in /etc/keepstate/node.toml)");
     }
     let Some(image) = &facts.manifest.facts else {
         return warning("the image's users and groups are not known");
     };
-    for owner in &facts.data_owners {
+    let mut newcomers = Vec::new();
+    for owner in &facts.data_owners.each {
         for (what, (number, name), table) in
             [("user", &owner.user, &image.users), ("group", &owner.group, &image.groups)]
         {
-            if let Some(why) = other_meaning(what, *number, name.as_deref(), table) {
+            let Some(name) = name else {
+                newcomers.extend(
+                    named(table, *number).map(|other| format!("{} belongs to {what} {number}: {other}", owner.path)),
+                );
+                continue;
+            };
+            if let Some(why) = other_meaning(what, *number, name, table) {
                 return refused(format!("{} belongs to {why}", owner.path), "give both images the same numbers");
             }
         }
+    }
+    // A container's, say: judged by the number alone, whoever it was meant to be.
+    if !newcomers.is_empty() {
+        return warning("numbers that are nobody's here are somebody's in the image, who will own these")
+            .listing(newcomers);
+    }
+    if facts.data_owners.is_cut {
+        return warning(
+            "they mean the same in the image as far as was looked: there are too many files to look at all of them",
+        );
     }
     fine("they mean the same in the image")
 }
 
 /// Why a number means somebody else in the image.
-fn other_meaning(what: &str, number: u32, name: Option<&str>, table: &BTreeMap<String, u32>) -> Option<String> {
-    let name = name?;
+fn other_meaning(what: &str, number: u32, name: &str, table: &BTreeMap<String, u32>) -> Option<String> {
     match table.get(name) {
         Some(theirs) if *theirs == number => None,
         Some(theirs) => Some(format!("{what} {name} ({number}), who is {theirs} in the image")),
-        None => match table.iter().find(|(_, theirs)| **theirs == number) {
-            Some((other, _)) => Some(format!("{what} {name} ({number}), which is {other} in the image")),
-            None => Some(format!("{what} {name} ({number}), whom the image does not have")),
-        },
+        None => Some(match named(table, number) {
+            Some(other) => format!("{what} {name} ({number}), which is {other} in the image"),
+            None => format!("{what} {name} ({number}), whom the image does not have"),
+        }),
     }
+}
+
+/// The first who has this number.
+fn named(table: &BTreeMap<String, u32>, number: u32) -> Option<&str> {
+    table.iter().find(|(_, theirs)| **theirs == number).map(|(name, _)| &**name)
 }

@@ -26,7 +26,7 @@ use crate::access::Operators;
 use crate::config::Pair;
 
 pub use collect::Depth;
-pub use data::{DataOwner, OnRootDisk};
+pub use data::{DataOwner, DataOwners, OnRootDisk};
 pub use login::Configuration;
 pub use lost::Lost;
 pub use needs::{InImage, Need};
@@ -71,7 +71,7 @@ pub struct Facts<'a> {
     /// Who will get into the imager.
     pub operators: Operators,
     /// Who owns data: each path with the names and numbers of its owner and group on this node.
-    pub data_owners: Vec<DataOwner>,
+    pub data_owners: DataOwners,
     /// What would format something in the user-data that cloud-init has seen here; why that is not known.
     pub user_data: Result<Vec<Formats>, String>,
     /// Files on the root that data needs, and what the image has in their place; why that is not known.

@@ -1,6 +1,6 @@
 //! Every refusal by its name: the reason, the remedy, and what is not refused.
 
-use model::manifest::{Facts as ImageFacts, Programs, Setup};
+use model::manifest::{Facts as ImageFacts, Programs, Setup, UnitMount};
 
 use super::*;
 
@@ -77,7 +77,10 @@ fn facts(manifest: &Manifest) -> Facts<'_> {
         architecture: "x86_64",
         way_in: Ok("takeover".into()),
         operators: Operators::default(),
-        data_owners: vec![DataOwner { path: "/data".into(), user: mysql(105), group: mysql(112) }],
+        data_owners: DataOwners {
+            each: vec![DataOwner { path: "/data".into(), user: mysql(105), group: mysql(112) }],
+            is_cut: false,
+        },
         on_root_disk: Ok(vec![]),
         space: Ok(space(8 << 30)),
         firmware: Firmware { secure_boot: Ok(false), lockdown: Some("none".into()) },
@@ -155,6 +158,10 @@ fn a_mount_by_kernel_name_is_refused() {
         let refusal = findings.iter().find(|finding| finding.is_refusal()).unwrap();
         assert!(refusal.to_string().contains(source), "{refusal}");
     }
+    let unit =
+        UnitMount { file: "/etc/systemd/system/data.mount".into(), what: "/dev/sdb1".into(), at: "/data".into() };
+    let add = |manifest: &mut Manifest| manifest.facts.as_mut().unwrap().setup.as_mut().unwrap().mounts.push(unit);
+    is_refused(&verdict("data mounts", add, |_| ()), &["/dev/sdb1", "/data", "/etc/systemd/system/data.mount"]);
     for source in ["/dev/disk/by-uuid/1", "/dev/mapper/x", "UUID=1", "/dev/sdk/x", "/dev/vd"] {
         assert!(!data::is_kernel_name(source), "{source}");
     }
@@ -164,12 +171,20 @@ fn a_mount_by_kernel_name_is_refused() {
 fn numbers_that_mean_somebody_else_are_refused() {
     let owned = |number: u32, name: &str| {
         let owner = DataOwner { path: "/data".into(), user: (number, Some(name.into())), group: (0, None) };
-        refusals(|facts| facts.data_owners = vec![owner]).pop().map(|(_, text)| text)
+        refusals(|facts| facts.data_owners.each = vec![owner]).pop().map(|(_, text)| text)
     };
     assert_eq!(owned(105, "mysql"), None);
     assert!(owned(106, "mysql").unwrap().contains("who is 105 in the image"));
     assert!(owned(34, "etcd").unwrap().contains("which is backup in the image"));
     assert!(owned(999, "etcd").unwrap().contains("whom the image does not have"));
+    let nameless = |number: u32| {
+        let container = DataOwner { path: "/data/x".into(), user: (number, None), group: (70_000, None) };
+        verdict("owners of data", |_| (), |facts| facts.data_owners.each.push(container))
+    };
+    is_not_refused(&nameless(70_000), &["ok"]);
+    is_not_refused(&nameless(34), &["warning", "nobody's here", "/data/x belongs to user 34: backup"]);
+    let cut = verdict("owners of data", |_| (), |facts| facts.data_owners.is_cut = true);
+    is_not_refused(&cut, &["warning", "as far as was looked"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod agent;
 mod configuration;
 mod firmware;
 mod hooks;
+mod keys;
 mod lost;
 mod needs;
 mod owners;
@@ -71,14 +72,18 @@ impl Node {
             architecture: std::env::consts::ARCH,
             way_in: self.entrance(Some(manifest)).map_err(|error| chain(&error)).and_then(|way| way.seen()),
             operators: Operators::collect(&self.config.imager, machine.root()),
-            data_owners: self.config.data.iter().flat_map(|path| owners::of(machine, path)).collect(),
+            data_owners: owners::of(machine, &self.config.data),
             user_data: user_data::formats(machine),
             needs: disk.as_ref().map_err(Clone::clone).and_then(|parts| needs::collect(machine, parts, &files)),
             hooks: hooks::ask(self, &opened.title(), LIMIT),
             packages: packages(machine),
             datastore_programs: needs::programs(machine),
             compatible: &self.config.compatible,
-            keeps_authorized_keys: carried.iter().any(|path| path.contains("/.ssh/authorized_keys")),
+            keeps_authorized_keys: keys::let_somebody_in(
+                machine,
+                &carried,
+                manifest.facts.as_ref().map(|image| &image.users),
+            ),
             configuration: kept.and_then(|_| agent::configuration(&carried, &files)),
             carried,
             lost: (depth == Depth::Everything).then(|| lost::collect(machine)),
