@@ -41,6 +41,9 @@ pub enum Moment {
 }
 
 impl Moment {
+    /// Those that come in the new OS.
+    pub(crate) const IN_NEW_OS: [Self; 3] = [Self::Trial, Self::Undrain, Self::Committed];
+
     /// The directory of its hooks.
     pub fn directory(self) -> &'static str {
         match self {
@@ -84,9 +87,9 @@ pub fn run(hooks: &Path, told: &Told<'_>, end: Instant) -> Result<String, Failur
     Ok(said)
 }
 
-/// Whether there are hooks of a moment.
-pub(crate) fn are_there(hooks: &Path, moment: Moment) -> bool {
-    executables(&hooks.join(moment.directory())).is_ok_and(|hooks| !hooks.is_empty())
+/// The hooks of a moment, by name.
+pub(crate) fn of(hooks: &Path, moment: Moment) -> Result<Vec<PathBuf>, Failure> {
+    executables(&hooks.join(moment.directory()))
 }
 
 fn executables(directory: &Path) -> Result<Vec<PathBuf>, Failure> {

@@ -123,7 +123,7 @@ impl Node {
         let known = Known {
             last: last.as_ref(),
             started: Started::ask(),
-            has_quiesce_hooks: hooks::are_there(&self.config.hooks, Moment::Quiesce),
+            has_quiesce_hooks: hooks::of(&self.config.hooks, Moment::Quiesce).is_ok_and(|hooks| !hooks.is_empty()),
         };
         Ok(Prediction::of(plan, compare_again_seconds, why, known))
     }

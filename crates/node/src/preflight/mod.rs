@@ -38,8 +38,17 @@ pub const IMAGER_BYTES: u64 = 256 << 20;
 
 /// Refusals that a person who knows better may take upon himself (`accept` in node.toml): those that are judged by signs.
 /// What is certain, and what would lose data, is not among them.
-pub const ACCEPTABLE: [&str; 8] =
-    ["image's facts", "secure boot", "space", "first boot", "keys and files", "datastore versions", "login", "agent"];
+pub const ACCEPTABLE: [&str; 9] = [
+    "image's facts",
+    "secure boot",
+    "space",
+    "first boot",
+    "keys and files",
+    "datastore versions",
+    "login",
+    "agent",
+    "hooks afterwards",
+];
 
 /// What is known of the node and of the image.
 #[derive(Clone, Debug)]
@@ -78,6 +87,8 @@ pub struct Facts<'a> {
     pub needs: Result<Vec<Need>, String>,
     /// What the owner's hooks said, who all said yes; the one that said no, with its words.
     pub hooks: Result<String, String>,
+    /// Hooks of this node for the new OS that it will not have; why that cannot be told.
+    pub hooks_left_behind: Result<Vec<String>, String>,
     /// Packages of this node, name to version; nothing without dpkg's database.
     pub packages: Option<BTreeMap<String, String>>,
     /// Programs of datastores that stand here at their usual places.
@@ -209,7 +220,7 @@ fn unknown(what: &str) -> Verdict {
 /// All checks, in the order in which a person would want to read them.
 pub fn check(facts: &Facts<'_>) -> Vec<Finding> {
     type Check = fn(&Facts<'_>) -> Verdict;
-    let checks: [(&'static str, Check); 22] = [
+    let checks: [(&'static str, Check); 23] = [
         ("root disk", fit::root_disk),
         ("data on the root disk", data::on_root_disk),
         ("size", fit::size),
@@ -230,6 +241,7 @@ pub fn check(facts: &Facts<'_>) -> Vec<Finding> {
         ("login", login::check),
         ("agent", login::agent),
         ("hooks", hooks::check),
+        ("hooks afterwards", hooks::afterwards),
         ("lost files", lost::unowned),
         ("changed files", lost::changed),
     ];

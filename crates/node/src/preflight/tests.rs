@@ -90,6 +90,7 @@ fn facts(manifest: &Manifest) -> Facts<'_> {
         packages: Some(packages(&[("mariadb-server", "1:10.11.4-1"), ("dash", "0.5")])),
         datastore_programs: vec![],
         compatible: &[],
+        hooks_left_behind: Ok(Vec::new()),
         keeps_authorized_keys: false,
         configuration: Ok(Configuration::Carried),
         carried: vec![],
@@ -525,6 +526,22 @@ fn an_agent_that_would_find_no_configuration_is_refused() {
     is_not_refused(&found, &["warning", "no trial", "is accepted"]);
     let none = |facts: &mut Facts<'_>| facts.configuration = Ok(Configuration::Nowhere);
     is_not_refused(&verdict("agent", |image| setup(image).has_agent = false, none), &["warning", "has no agent"]);
+}
+
+/// A node that is fresh after each upgrade left its probe behind, and its way back into traffic.
+#[test]
+fn hooks_that_the_new_os_will_not_have_are_refused() {
+    let afterwards = |left: Result<&[&str], &str>| {
+        let left = left.map(|left| left.iter().map(ToString::to_string).collect()).map_err(String::from);
+        verdict("hooks afterwards", |_| {}, |facts| facts.hooks_left_behind = left)
+    };
+    is_not_refused(&afterwards(Ok(&[])), &["ok"]);
+    let undrain = "/etc/keepstate/hooks/undrain.d/10-balancer";
+    is_refused(&afterwards(Ok(&[undrain])), &[undrain, "agent = \"keep\"", "accept = [\"hooks afterwards\"]"]);
+    is_refused(&afterwards(Err("no such store")), &["not known: no such store"]);
+    let without_agent = |image: &mut Manifest| setup(image).has_agent = false;
+    let left = |facts: &mut Facts<'_>| facts.hooks_left_behind = Ok(vec![undrain.into()]);
+    is_not_refused(&verdict("hooks afterwards", without_agent, left), &["no agent"]);
 }
 
 #[test]
