@@ -5,6 +5,7 @@ mod disk;
 mod facts;
 mod measure;
 mod outage;
+mod promise;
 mod report;
 mod rows;
 mod service;

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use self::others::Way;
 use self::room::Room;
 use super::facts::Facts;
+use super::promise::{self, Promise};
 use super::slow::Slow;
 use crate::cache::Cache;
 use crate::{dist, run};
@@ -65,13 +66,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let cache = args.cache.directory()?;
     let room = Room::new(&cache)?;
     let mut text = String::new();
-    dumps(&room, &keepstate, args.runs, &mut text)?;
-    loads("Load, cold", &room, &keepstate, args.runs, &mut text)?;
+    let mut promises = dumps(&room, &keepstate, args.runs, &mut text)?;
+    promises.extend(loads("Load, cold", None, &room, &keepstate, args.runs, &mut text)?);
     if args.requests > 0 {
         let _slow = Slow::new(room.device(), args.requests)?;
         let title = format!("Load, cold, from a disk of {} requests a second", args.requests);
-        loads(&title, &room, &keepstate, args.runs, &mut text)?;
+        promises.extend(loads(&title, Some(args.requests), &room, &keepstate, args.runs, &mut text)?);
     }
+    text.push_str(&promise::table(&promises));
     let facts = Facts::of_this_machine(args.runs)?;
     let whole = format!(
         "# Warmth: benchmarks\n\nWritten by `cargo xtask bench warmth`; do not edit by hand. {} on {} cores ({}), {} GiB, Linux {}, \
@@ -80,12 +82,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     );
     run::print(&text)?;
     let path = args.docs.join("warmth-benchmarks.md");
-    fs::write(&path, whole).with_context(|| format!("writing {}", path.display()))
+    fs::write(&path, whole).with_context(|| format!("writing {}", path.display()))?;
+    let broken = promises.iter().filter(|promise| promise.is_broken()).count();
+    ensure!(broken == 0, "{broken} promises are not kept");
+    Ok(())
 }
 
 const METHOD: &str = include_str!("warmth/method.md");
 
-fn dumps(room: &Room, keepstate: &Path, runs: usize, text: &mut String) -> Result<()> {
+fn dumps(room: &Room, keepstate: &Path, runs: usize, text: &mut String) -> Result<Vec<Promise>> {
     let ways = [Way::Keepstate, Way::Happycache, Way::Vmtouch];
     let mut rows: Vec<(Way, Vec<f64>)> = ways.map(|way| (way, Vec::new())).into();
     room.chill()?;
@@ -110,11 +115,26 @@ fn dumps(room: &Room, keepstate: &Path, runs: usize, text: &mut String) -> Resul
         );
     }
     text.push('\n');
-    Ok(())
+    let promise = |(way, seconds): &(Way, Vec<f64>)| Promise {
+        title: format!("dump: speed against {}", way.dump_title()),
+        asked: 1.0,
+        measured: median(seconds) / ours,
+        possible: None,
+    };
+    Ok(rows[1..].iter().map(promise).collect())
 }
 
-fn loads(title: &str, room: &Room, keepstate: &Path, runs: usize, text: &mut String) -> Result<()> {
+/// Loads in every way, from a disk that gives at most so many requests a second, if that is limited.
+fn loads(
+    title: &str,
+    requests: Option<u64>,
+    room: &Room,
+    keepstate: &Path,
+    runs: usize,
+    text: &mut String,
+) -> Result<Vec<Promise>> {
     run::say(title);
+    let mut reading = Vec::new();
     let mut rows: Vec<(Way, Row)> = [Way::Keepstate, Way::Happycache, Way::HappycacheAsDescribed]
         .map(|way| {
             let title = way.load_title();
@@ -123,6 +143,8 @@ fn loads(title: &str, room: &Room, keepstate: &Path, runs: usize, text: &mut Str
         .into();
     // Way by way within a round, so that whatever else the machine does meets all of them.
     for _ in 0..runs {
+        room.chill()?;
+        reading.push(room.read_at_the_disk_s_speed()?);
         for (way, row) in &mut rows {
             room.chill()?;
             let begun = Instant::now();
@@ -165,8 +187,22 @@ fn loads(title: &str, room: &Room, keepstate: &Path, runs: usize, text: &mut Str
             there / ours
         );
     }
+    let reading = median(&reading);
+    let _ = writeln!(
+        text,
+        "| as many bytes, one after the other: `dd iflag=direct bs=8M` | {reading:.2} | {reading:.2} | | {:.2}x | | |",
+        reading / ours
+    );
     text.push('\n');
-    Ok(())
+    // A request brings one run at most, but for what lies beside it.
+    let least = requests.map_or(0.0, |requests| room.run_count() as f64 / requests as f64).max(reading);
+    let promise = |(_, row): &(Way, Row)| Promise {
+        title: format!("{title}: speed against {}", row.title),
+        asked: 3.0,
+        measured: median(&row.arrived) / ours,
+        possible: Some(median(&row.arrived) / least),
+    };
+    Ok(rows[1..].iter().map(promise).collect())
 }
 
 fn median(numbers: &[f64]) -> f64 {

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use sys::page_cache;
@@ -127,6 +128,23 @@ impl Room {
     /// How many pages the map names.
     pub(super) fn pages(&self) -> u64 {
         self.runs.iter().flat_map(|(_, runs)| runs).map(|(_, pages)| pages).sum()
+    }
+
+    /// Runs of pages that the map names.
+    pub(super) fn run_count(&self) -> usize {
+        self.runs.iter().map(|(_, runs)| runs.len()).sum()
+    }
+
+    /// Reads as many bytes as the map names, one after the other and past the cache. Gives the seconds.
+    pub(super) fn read_at_the_disk_s_speed(&self) -> Result<f64> {
+        let count = format!("count={}", (self.pages() * PAGE).div_ceil(8 << 20));
+        let file = format!("if={}", self.folder().join("large").display());
+        let begun = Instant::now();
+        run::quietly(&mut run::command(
+            "dd",
+            [&*file, "of=/dev/null", "iflag=direct", "bs=8M", &count, "status=none"],
+        ))?;
+        Ok(begun.elapsed().as_secs_f64())
     }
 
     /// Mounts it anew, and drops all caches.
