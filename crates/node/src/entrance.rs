@@ -57,17 +57,17 @@ pub struct Entrance {
 }
 
 impl Entrance {
-    /// Looks at every way. `wanted` is the only one that may be gone; `place` the directory that the imager mounts;
+    /// Looks at every way of this host. `wanted` is the only one that may be gone; `place` the directory that the imager mounts;
     /// `loops` whether it does so through a loop device; `root` what the image's root filesystem is; `working_bytes` what the
     /// imager needs of memory while it works. Changes nothing.
     pub fn look(
+        host: Host,
         wanted: Option<Entry>,
         place: &Path,
         loops: bool,
         root: Option<&str>,
         working_bytes: u64,
     ) -> Result<Self> {
-        let host = Host::here();
         let root = root.unwrap_or(NEW_ROOT);
         // Where it is not there yet, it will be made where its parent is; preflight refuses what cannot be mounted.
         let there = place.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));

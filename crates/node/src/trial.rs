@@ -529,14 +529,22 @@ mod tests {
         assert_eq!(node.fail(&record, "port 2379 does not answer").unwrap(), Came::Asked);
     }
 
+    /// On a machine where no way leads into the imager.
     #[test]
     fn a_rollback_that_cannot_begin_can_be_asked_for_again() {
         let folder = tempfile::tempdir().unwrap();
-        let (node, _) = node(folder.path(), &[]);
-        node.note(step::ROLL_BACK, What::Begun, None).unwrap();
-        node.cannot_leave("there is too little memory").unwrap();
+        let (node, record) = node(folder.path(), &[]);
+        for _ in 0..2 {
+            let why = node.roll_back().unwrap_err().to_string();
+            assert!(why.contains("osrelease"), "{why}");
+            assert_eq!(state(&node), State::Stuck);
+        }
+        let noted = node.journal().unwrap().last(step::UNDO).and_then(|entry| entry.text.clone());
+        assert!(noted.unwrap().contains("osrelease"), "it is said why");
+        // Likewise where the trial called the old OS back.
+        node.note(step::FLASH, What::Done, None).unwrap();
+        assert!(node.decide(&record, Err(Failure::last("port 2379 does not answer"))).is_err());
         assert_eq!(state(&node), State::Stuck);
-        node.under_way(&[State::Stuck], "roll back").unwrap();
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl Node {
         let loops = self.config.place == Site::Behind;
         // Only a takeover takes along what is in memory.
         let wanted = self.config.entry.or_else(|| self.place.is_staged_in_memory().then_some(Entry::Takeover));
-        Entrance::look(wanted, self.place.directory(), loops, root, preflight::IMAGER_BYTES)
+        Entrance::look(self.machine.host(), wanted, self.place.directory(), loops, root, preflight::IMAGER_BYTES)
     }
 
     /// Stages and logs everything, and predicts. The node serves meanwhile, and a reboot notices nothing.
