@@ -46,6 +46,11 @@ fn debian_12_with_etcd_becomes_debian_13_and_keeps_its_data() {
     assert_eq!(machine.sh(&format!("{etcdctl} get --print-value-only row7")).expect("a row").trim(), "value7");
     let record = machine.sh("cat /data/keepstate/upgrade.json").expect("a record");
     assert!(record.contains("etcd 3.4 to 3.5"), "who would go back by himself: {record}");
+    // Whether the old etcd reads what the new one wrote is for the person who says so.
+    through_a_restart(&mut machine, "keepstate node rollback --yes").expect("the old OS is called back");
+    say(&status(&mut machine, "rolled back").expect("a verdict"));
+    let release = machine.sh("cat /etc/debian_version; cat /etc/version").expect("an answer");
+    assert!(release.starts_with("12") && release.ends_with('1'), "{release}");
 }
 
 /// A cluster of `PostgreSQL` 15 is not readable by 17: nothing is begun, and the way over is named.

@@ -35,6 +35,11 @@ fn identity(machine: &mut Machine) -> String {
 fn a_debian_becomes_the_next_version_in_place_and_comes_back() {
     let mut server = Server::start("upgrade-takeover", 0).expect("a server");
     server.machine.sh("echo node7 >/etc/hostname; hostname node7; touch /data/prove; sync").expect("written");
+    // An owner who has systemd watched: the imager finds its watchdog armed.
+    let watched = "modprobe softdog && mkdir -p /etc/systemd/system.conf.d && \
+                   printf '[Manager]\\nRuntimeWatchdogSec=60\\n' >/etc/systemd/system.conf.d/watched.conf && \
+                   systemctl daemon-reexec && grep -qx active /sys/class/watchdog/watchdog0/state";
+    server.machine.sh_within(watched, UP).expect("systemd keeps a watchdog");
     let known_as = identity(&mut server.machine);
     say(&server.node("preflight", 2).expect("nothing is in the way"));
     let begin = Instant::now();
@@ -49,7 +54,9 @@ fn a_debian_becomes_the_next_version_in_place_and_comes_back() {
     assert_eq!(server.version().expect("a version"), "2");
     let status = server.status("passed its trial").expect("a verdict");
     say(&status);
-    say(&server.machine.sh("cat /data/keepstate/imager.log").expect("an answer"));
+    let log = server.machine.sh("cat /data/keepstate/imager.log").expect("an answer");
+    say(&log);
+    assert!(log.contains("(Software Watchdog) was armed and is taken over: 60 s"), "{log}");
     assert!(status.contains("kept of the old root: /etc/machine-id"), "{status}");
     assert_eq!(identity(&mut server.machine), known_as, "it is the same node");
     let proof = "test -s /data/digest.stop && cmp /data/digest.stop /data/digest.start";
