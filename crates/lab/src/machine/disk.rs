@@ -208,6 +208,23 @@ impl Disk {
         format!("{}-speed", self.serial)
     }
 
+    /// Of a virtio disk it is not the device on the bus that has the storage, but what stands behind it.
+    pub(super) fn behind(serial: &str) -> String {
+        format!("/machine/peripheral/{serial}/virtio-backend")
+    }
+
+    /// What stands above its content, so that it fails in these ways.
+    pub(super) fn broken(&self, faults: &[Fault]) -> Value {
+        let serial = &self.serial;
+        let faults: Vec<Value> = faults.iter().map(|fault| fault.to_json()).collect();
+        json!({
+            "driver": "blkdebug",
+            "node-name": format!("{serial}-broken"),
+            "image": format!("{serial}-content"),
+            "inject-error": faults,
+        })
+    }
+
     /// What QEMU is told to limit its speed, bytes per second; 0 is no limit.
     ///
     /// The plain way does not know `NVMe` controllers (QEMU 7.2), so disks on these have a filter. The others have none: a
@@ -216,9 +233,8 @@ impl Disk {
         match self.is_on(bus) {
             Bus::Virtio => {
                 let none = ["bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"].map(|limit| (limit.to_owned(), json!(0)));
-                // Of a virtio disk it is not the device on the bus that has the storage, but what stands behind it.
-                let behind = format!("/machine/peripheral/{}/virtio-backend", self.serial);
-                let limits = [("id".to_owned(), json!(behind)), ("bps".to_owned(), json!(bytes_per_second))];
+                let limits =
+                    [("id".to_owned(), json!(Self::behind(&self.serial))), ("bps".to_owned(), json!(bytes_per_second))];
                 ("block_set_io_throttle", limits.into_iter().chain(none).collect::<Map<_, _>>().into())
             }
             Bus::Nvme => {
@@ -248,15 +264,8 @@ impl Disk {
         let mut arguments = vec!["-blockdev".into(), content.to_string()];
         let mut top = format!("{serial}-content");
         if !self.faults.is_empty() {
-            let faults: Vec<Value> = self.faults.iter().map(|fault| fault.to_json()).collect();
-            let broken = json!({
-                "driver": "blkdebug",
-                "node-name": format!("{serial}-broken"),
-                "image": top,
-                "inject-error": faults,
-            });
             top = format!("{serial}-broken");
-            arguments.extend(["-blockdev".into(), broken.to_string()]);
+            arguments.extend(["-blockdev".into(), self.broken(&self.faults).to_string()]);
         }
         if self.is_on(bus) == Bus::Nvme {
             let speed = self.speed();

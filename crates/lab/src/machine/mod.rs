@@ -376,6 +376,15 @@ impl Machine {
         self.power()?.execute(command, &arguments).map(drop)
     }
 
+    /// Has a sound disk fail in these ways, from now on and until the machine is off. On a virtio bus: that is where a
+    /// disk's content can be changed for another.
+    pub fn break_disk(&mut self, serial: &str, faults: &[Fault]) -> Result<()> {
+        let broken = self.find(serial)?.broken(faults);
+        let drive = json!({ "path": Disk::behind(serial), "property": "drive", "value": broken["node-name"] });
+        self.qmp("blockdev-add", &broken)?;
+        self.qmp("qom-set", &drive).map(drop)
+    }
+
     /// A command of QEMU's own protocol, for what has no name here.
     pub fn qmp(&mut self, command: &str, arguments: &serde_json::Value) -> Result<serde_json::Value> {
         self.power()?.execute(command, arguments)

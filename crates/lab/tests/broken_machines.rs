@@ -1,0 +1,190 @@
+//! What breaks while the root disk is half one OS and half another: the worker, the power, the disk.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use lab::server::{PREPARED, UP, status};
+use lab::tiny::{Pair, Tiny};
+use lab::versions::begins_alike;
+use lab::{Baker, Disk, Failing, Fault, Machine, Options, Recipe, say};
+use serde_json::json;
+
+const MIB: u64 = 1 << 20;
+/// So slow that 6 MiB take some ten seconds to write and to read back.
+const SLOW: u64 = MIB;
+const CHUNK: usize = 64 << 10;
+
+/// The flashed disk is the image, byte for byte.
+const FRESH: &str = "identity = { policy = \"fresh\" }";
+
+/// A machine of which the imager is entered, with a root disk as slow as this; the root disk, as the old OS has left it, is
+/// in the file.
+fn entered(name: &str, configuration: &str, bytes_per_second: u64) -> (Tiny, PathBuf) {
+    let change = |machine: Machine| machine.forward(8080);
+    let mut node = Tiny::start(&Pair::default(), name, change, configuration).expect("a machine");
+    node.machine.sh("echo 1 >/proc/sys/kernel/sysrq").expect("allowed");
+    node.order().expect("it goes down");
+    node.machine.wait_for("the old root is free", UP).expect("the imager");
+    node.machine.throttle("root", bytes_per_second).expect("slow");
+    let before = node.machine.folder().join("root.before");
+    node.machine.read_disk_paused("root", &before).expect("read");
+    (node, before)
+}
+
+/// Returns when some of the new OS is written, and not all.
+fn is_writing(machine: &mut Machine) {
+    machine.wait_for("writing, ", UP).expect("it begins to write");
+    let line = machine.wait_for("writing, ", UP).expect("it goes on");
+    assert!(line.contains(" of "), "some is written, and not all: {line}");
+}
+
+/// What would be a restart ends the machine, so that nothing boots before its disk is read.
+fn ends_where_it_would_restart(machine: &mut Machine) {
+    machine.qmp("set-action", &json!({ "reboot": "shutdown" })).expect("QEMU does as it is told");
+}
+
+/// The root disk of a machine that is off.
+fn root(machine: &Machine) -> PathBuf {
+    let root = machine.folder().join("root.after");
+    machine.read_disk("root", &root).expect("read");
+    root
+}
+
+/// Whether the firmware finds nothing to start on a disk.
+fn boots_nothing(disk: &Path) -> bool {
+    let mut sectors = [1; 1024];
+    File::open(disk).and_then(|mut disk| disk.read_exact(&mut sectors)).expect("read");
+    sectors.iter().all(|byte| *byte == 0)
+}
+
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn a_worker_that_is_killed_while_it_writes_is_started_again_and_ends_with_the_whole_new_os() {
+    let (mut node, before) = entered("broken-killed", FRESH, SLOW);
+    is_writing(&mut node.machine);
+    node.machine.qmp("chardev-send-break", &json!({ "id": "console" })).expect("a break");
+    node.machine.type_text("f").expect("typed");
+    node.machine.wait_for("the worker failed: signal: 9", UP).expect("killed");
+    node.machine.wait_for("the disk: Between; next: Work(Flash)", UP).expect("there is no way but on");
+    ends_where_it_would_restart(&mut node.machine);
+    node.machine.throttle("root", 0).expect("fast");
+    node.machine.wait_for_power_off(PREPARED).expect("the imager leaves");
+    let after = root(&node.machine);
+    assert!(begins_alike(&after, &node.versions.v2).expect("compared"), "the disk is not the image");
+    assert!(!begins_alike(&before, &after).expect("compared"), "it was the image before");
+    node.machine.power_on().expect("on");
+    node.machine.wait_until_up(UP).expect("up");
+    node.runs("2").expect("the version");
+    node.status("passed its trial").expect("a verdict");
+    node.has_its_data().expect("its data");
+}
+
+/// A takeover leaves no boot entry: cut off in the middle, the machine starts nothing, and a person has to come with another
+/// system. From there one command brings the old OS back.
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn a_machine_whose_power_fails_while_it_writes_boots_nothing_and_is_undone_from_a_rescue_system() {
+    let (mut node, before) = entered("broken-power", "", SLOW);
+    is_writing(&mut node.machine);
+    node.machine.cut_power();
+    comes_back_from_a_rescue_system(&node, &before);
+}
+
+/// Puts the old OS back onto a machine that is off, with a rescue system that has its disks, and starts it.
+fn comes_back_from_a_rescue_system(node: &Tiny, before: &Path) {
+    let [root, data] = ["root", "data"].map(|serial| {
+        let disk = node.machine.folder().join(format!("{serial}.raw"));
+        node.machine.read_disk(serial, &disk).expect("read");
+        Disk::file(serial, &disk)
+    });
+    let root_file = node.machine.folder().join("root.raw");
+    assert!(boots_nothing(&root_file), "half one OS and half another, and it boots");
+    assert!(!begins_alike(&root_file, before).expect("compared"), "nothing was written");
+
+    let baker = Baker::portable().expect("a baker");
+    let options = Options { size: lab::tiny::SMALL.into(), ..Options::default() };
+    let rescue = baker.bake(&Recipe::tiny(3).tree().expect("a tree"), &options).expect("a rescue system");
+    fs::copy(baker.binary(), node.versions.store_folder().join("keepstate")).expect("to be fetched");
+    let name = format!("{}-rescue", node.machine.folder().file_name().expect("a name").display());
+    let machine = Machine::new(&name).expect("a machine").disk(Disk::image("rescue", &rescue));
+    let mut machine = machine.disk(root.clone()).disk(data.clone());
+    machine.power_on().expect("on");
+    machine.wait_until_up(UP).expect("up");
+    machine.sh_within("until grep -q ' /data ' /proc/mounts; do sleep 0.2; done", UP).expect("mounted");
+    let fetch = format!(
+        "wget -q -O /tmp/keepstate {}/keepstate && chmod +x /tmp/keepstate",
+        node.versions.store.url_for_guests()
+    );
+    machine.sh(&fetch).expect("fetched");
+    let undo = "/tmp/keepstate undo serial=root --log /data/keepstate/undo.log --yes --progress none";
+    say(&machine.sh_within(undo, PREPARED).expect("undone"));
+    machine.shut_down(UP).expect("off");
+    assert!(begins_alike(&root_file, before).expect("compared"), "the disk is not the old one");
+
+    let machine = Machine::new(&format!("{name}d")).expect("a machine").disk(root);
+    let mut machine = machine.disk(data);
+    machine.power_on().expect("on");
+    machine.wait_until_up(UP).expect("up");
+    assert_eq!(machine.sh("cat /etc/version").expect("an answer"), "1");
+    say(&status(&mut machine, "rolled back to the old OS").expect("a verdict"));
+    assert_eq!(machine.sh("cat /data/precious").expect("an answer"), "precious");
+}
+
+/// The chunks in which two disks differ.
+fn differing(one: &Path, other: &Path) -> Vec<u64> {
+    let [one, other] = [one, other].map(|path| File::open(path).expect("a disk"));
+    let chunks = other.metadata().expect("a size").len() / CHUNK as u64;
+    let read = |disk: &File, chunk: u64| {
+        let mut bytes = vec![0; CHUNK];
+        disk.read_exact_at(&mut bytes, chunk * CHUNK as u64).expect("read");
+        bytes
+    };
+    (0..chunks).filter(|chunk| read(&one, *chunk) != read(&other, *chunk)).collect()
+}
+
+/// A place that cannot be written, among many that can: on is tried, and then back.
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn a_root_disk_with_a_place_that_cannot_be_written_gets_the_old_os_back_bit_for_bit() {
+    let (mut node, before) = entered("broken-place", "", 1);
+    let chunks = differing(&before, &node.versions.v2);
+    let at = chunks[chunks.len() * 3 / 4] * CHUNK as u64;
+    say(&format!("of {} chunks to be written, the one at {at} cannot be", chunks.len()));
+    node.machine.break_disk("root", &[Fault::writing_at(at)]).expect("broken");
+    ends_where_it_would_restart(&mut node.machine);
+    node.machine.throttle("root", 0).expect("fast");
+    for next in ["Work(Flash)", "Work(Flash)", "Work(Flash)", "Work(Undo)"] {
+        node.machine.wait_for(&format!("the disk: Between; next: {next}"), PREPARED).expect("it is not left like this");
+    }
+    node.machine.wait_for("the worker ended: Done; the disk: Boots; next: Leave", PREPARED).expect("undone");
+    node.machine.wait_for_power_off(UP).expect("the imager leaves");
+    assert!(begins_alike(&before, &root(&node.machine)).expect("compared"), "the disk is not the old one");
+    node.machine.power_on().expect("on");
+    node.machine.wait_until_up(UP).expect("up");
+    node.runs("1").expect("the version");
+    say(&node.status("rolled back to the old OS").expect("a verdict"));
+    node.has_its_data().expect("its data");
+}
+
+/// From some moment on nothing can be written at all: neither OS can be had, and the imager stays where a person sees it.
+#[test]
+#[ignore = "needs QEMU and root: run by ./test"]
+fn a_root_disk_that_takes_no_write_any_more_is_not_left_and_a_person_is_called() {
+    let (mut node, before) = entered("broken-disk", "imager = { http-port = 8080 }", SLOW);
+    is_writing(&mut node.machine);
+    node.machine.break_disk("root", &[Fault { on: Failing::Writes, at: None, once: false }]).expect("broken");
+    node.machine.throttle("root", 0).expect("fast");
+    node.machine.wait_for("the disk: Between; next: Stay", PREPARED).expect("all was tried");
+    node.machine.wait_for("waiting for a person: the disk does not boot", UP).expect("it says so");
+    let told = node.machine.get(8080, "/status", UP).expect("the status");
+    let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!((&told["doing"], &told["task"]), (&json!("needs-person"), &json!("undo")), "{told}");
+    // A watchdog that nobody told anything would have fired by then.
+    node.machine.wait_for("waiting for a person: the disk does not boot", PREPARED).expect("it stays");
+    let console = fs::read_to_string(node.machine.console_log()).expect("a log");
+    assert!(!console.contains("leaving: "), "it was left");
+    node.machine.cut_power();
+    comes_back_from_a_rescue_system(&node, &before);
+}
