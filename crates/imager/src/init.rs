@@ -162,6 +162,12 @@ fn serve(console: &Arc<Console>, verb: Verb, keeper: &mut Option<Keeper>, access
     if next == Next::Leave {
         access.stop(|| keeper.pet());
     }
+    if next == Next::Stay && job.undo.is_some() {
+        console.say(
+            "from another system, with this disk and the node's place: keepstate undo DISK --log PLACE/undo.log \
+             puts the old OS back",
+        );
+    }
     end(console, &job);
     (next == Next::Leave).then_some(verb)
 }

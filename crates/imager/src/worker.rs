@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use boot::Host;
 use flash::log::{Contents, Purpose};
 use flash::place::open_stage_existing;
 use flash::target::{Demands, Target, filesystem_device};
@@ -30,6 +31,8 @@ use crate::{identity, mounts, network, new_root};
 const DISKS_SECONDS: u64 = 60;
 /// How long network cards may take after the disks are there: a card that is gone must not cost more than this.
 const CARDS_WITHIN: Duration = Duration::from_secs(5);
+/// What a flash or an undo may have resident, bytes: `crates/flash/tests/memory.rs` holds it.
+const MEMORY_BYTES: u64 = 128 << 20;
 /// Name of the file in [`crate::RUN`] that names the disk while it may be written to.
 pub const WRITING: &str = "writing";
 /// Name of the file in [`crate::RUN`] that says when PID 1 began, by the wall clock.
@@ -56,7 +59,7 @@ pub struct Ending {
     pub task: Task,
     /// Whether it was done to the end.
     pub done: bool,
-    /// Why not.
+    /// Why not. Where it was to flash and the old disk was put back instead, why it could not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// Seconds that the worker took.
@@ -127,6 +130,20 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// Memory would run out while it writes, when there is no way back any more without it.
+    #[error(
+        "writing takes up to {} MiB of memory, and {} can be had: nothing was written; more is to be left free when the \
+         machine is restarted",
+        MEMORY_BYTES >> 20,
+        available >> 20
+    )]
+    Memory {
+        /// What can be had, bytes.
+        available: u64,
+    },
+    /// How much memory there is cannot be told.
+    #[error("asking how much memory can be had")]
+    MemoryUnknown(#[from] boot::Error),
     /// The new root cannot be reached.
     #[error(transparent)]
     NewRoot(#[from] new_root::Error),
@@ -151,7 +168,14 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
     // It may not be needed: nothing is fetched where all was staged.
     let mut problems = network::apply(&job.network, Path::new("/"));
     new_root::release();
-    let target = wait_for_disk(&job)?;
+    let target = wait_for_disk(&job).inspect_err(|error| {
+        // What lies behind the image is on the very disk that is missing.
+        if job.beside().is_none()
+            && let Err(other) = leave_word(&job, task, chain(error))
+        {
+            say(&format!("this is not kept for the node: {}", chain(&other)));
+        }
+    })?;
     say(&format!("the root disk is {}", target.path.display()));
     mount_all(&job)?;
     say("what the job names is mounted");
@@ -179,7 +203,10 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
         Task::Undo => undo(&job, target).map(|report| ending.undo = Some(report)),
     };
     ending.done = result.is_ok();
-    ending.why = result.as_ref().err().map(|error| chain(error));
+    ending.why = match &result {
+        Err(error) => Some(chain(error)),
+        Ok(()) => why_undone(&job, task),
+    };
     ending.seconds = begin.elapsed().as_secs_f64();
     // Twice, because a data disk that does not answer any more must not hide that the root disk is done.
     let written = ending.keep(&job);
@@ -195,10 +222,15 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
 pub fn note(path: &Path) -> Result<(), Error> {
     let job = Job::read(path)?;
     let why = fs::read_to_string(Path::new(crate::RUN).join(STOPPED)).unwrap_or_default();
-    mount_all(&job)?;
-    let mut ending = Ending::begun(&job, job.task);
+    leave_word(&job, job.task, why)
+}
+
+/// Keeps the word that nothing was done, and why.
+fn leave_word(job: &Job, task: Task, why: String) -> Result<(), Error> {
+    mount_all(job)?;
+    let mut ending = Ending::begun(job, task);
     ending.why = Some(why);
-    ending.keep(&job)
+    ending.keep(job)
 }
 
 impl Ending {
@@ -229,6 +261,16 @@ impl Ending {
         let bytes = serde_json::to_vec_pretty(self).expect("an ending has only string keys");
         sys::replace_file(&path, &bytes).map_err(|source| Error::Write { path, source })
     }
+}
+
+/// Why an undo came where a flash was asked for: what the worker before it said. One that was killed said nothing.
+fn why_undone(job: &Job, task: Task) -> Option<String> {
+    if (job.task, task) != (Task::Flash, Task::Undo) {
+        return None;
+    }
+    let bytes = fs::read(job.results.join(RESULT)).ok()?;
+    let before: Ending = serde_json::from_slice(&bytes).ok()?;
+    before.why.filter(|_| before.upgrade == job.upgrade && !before.done)
 }
 
 /// Seconds of the wall clock, as the machine has it.
@@ -302,9 +344,10 @@ fn flash(job: &Job, mut target: Target) -> Result<(FlashReport, Kept), Error> {
         image_from: opened.from.clone(),
     };
     let run = Path::new(crate::RUN);
-    let is_first = must_match(is_between(&target), Files::at(run).has_begun());
+    let is_first = is_untouched(is_between(&target), Files::at(run).has_begun());
     if is_first {
         target.is(&job.disk)?;
+        has_memory(&Host::here())?;
     }
     let disk = target.open(&demands, Caching::Auto)?;
     let watch = Said::default();
@@ -366,6 +409,9 @@ fn undo(job: &Job, mut target: Target) -> Result<UndoReport, Error> {
         let why = format!("it belongs to another disk, {}", found.disk_key());
         return Err(flash::Error::Unusable { what: "undo log", why }.into());
     }
+    if is_untouched(is_between(&target), Files::at(Path::new(crate::RUN)).has_begun()) {
+        has_memory(&Host::here())?;
+    }
     target.sector_size = target.sector_size.max(found.manifest()?.sector_size);
     let disk = target.open(&demands, Caching::Auto)?;
     let image = || {
@@ -397,9 +443,15 @@ pub fn is_between(target: &Target) -> bool {
     crate::init::does_boot(&target.path) == Some(false)
 }
 
-/// Whether a flash's disk has to hold what was recorded of it: before the first write. After it the disk holds something else,
-/// also where it boots already: a worker may have died behind its last write.
-fn must_match(is_between: bool, has_begun: bool) -> bool {
+/// Before the first write: who runs out of memory after it, on every try, would leave a disk that does not boot.
+fn has_memory(host: &Host) -> Result<(), Error> {
+    let available = host.memory_available()?;
+    if available < MEMORY_BYTES { Err(Error::Memory { available }) } else { Ok(()) }
+}
+
+/// Whether nobody has written to the disk yet. Then a flash's disk has to hold what was recorded of it. After it the disk holds
+/// something else, also where it boots already: a worker may have died behind its last write.
+fn is_untouched(is_between: bool, has_begun: bool) -> bool {
     !is_between && !has_begun
 }
 
@@ -544,12 +596,27 @@ mod tests {
         assert_eq!(disk_in(run), Disk::Boots);
     }
 
+    #[test]
+    fn memory_that_writing_may_need_is_asked_for_before_the_first_write() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::below(root.path());
+        assert!(matches!(has_memory(&host), Err(Error::MemoryUnknown(_))));
+        fs::create_dir(root.path().join("proc")).unwrap();
+        let with = |mib: u64| {
+            fs::write(root.path().join("proc/meminfo"), format!("MemAvailable: {} kB\n", mib << 10)).unwrap();
+            has_memory(&host)
+        };
+        with(128).unwrap();
+        let said = with(127).unwrap_err().to_string();
+        assert!(said.contains("up to 128 MiB of memory, and 127 can be had"), "{said}");
+    }
+
     /// The second worker compared the new image's partition table with the old disk's, and refused.
     #[test]
     fn a_disk_that_an_earlier_worker_began_to_write_need_not_be_the_old_one() {
-        assert!(must_match(false, false), "nobody has written: every fact that was recorded has to hold");
-        assert!(!must_match(false, true), "it boots already: the earlier worker died behind its last write");
-        assert!(!must_match(true, true));
-        assert!(!must_match(true, false), "the imager was started again: its folder is empty, and the disk is half");
+        assert!(is_untouched(false, false), "nobody has written: every fact that was recorded has to hold");
+        assert!(!is_untouched(false, true), "it boots already: the earlier worker died behind its last write");
+        assert!(!is_untouched(true, true));
+        assert!(!is_untouched(true, false), "the imager was started again: its folder is empty, and the disk is half");
     }
 }

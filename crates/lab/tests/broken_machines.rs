@@ -89,11 +89,12 @@ fn a_machine_whose_power_fails_while_it_writes_boots_nothing_and_is_undone_from_
     let (mut node, before) = entered("broken-power", "", SLOW);
     is_writing(&mut node.machine);
     node.machine.cut_power();
-    comes_back_from_a_rescue_system(&node, &before);
+    comes_back_from_a_rescue_system(&node, &before, "rolled back to the old OS");
 }
 
 /// Puts the old OS back onto a machine that is off, with a rescue system that has its disks, and starts it.
-fn comes_back_from_a_rescue_system(node: &Tiny, before: &Path) {
+/// It says `verdict` of itself.
+fn comes_back_from_a_rescue_system(node: &Tiny, before: &Path, verdict: &str) {
     let [root, data] = ["root", "data"].map(|serial| {
         let disk = node.machine.folder().join(format!("{serial}.raw"));
         node.machine.read_disk(serial, &disk).expect("read");
@@ -128,7 +129,7 @@ fn comes_back_from_a_rescue_system(node: &Tiny, before: &Path) {
     machine.power_on().expect("on");
     machine.wait_until_up(UP).expect("up");
     assert_eq!(machine.sh("cat /etc/version").expect("an answer"), "1");
-    say(&status(&mut machine, "rolled back to the old OS").expect("a verdict"));
+    say(&status(&mut machine, verdict).expect("a verdict"));
     assert_eq!(machine.sh("cat /data/precious").expect("an answer"), "precious");
 }
 
@@ -186,5 +187,5 @@ fn a_root_disk_that_takes_no_write_any_more_is_not_left_and_a_person_is_called()
     let console = fs::read_to_string(node.machine.console_log()).expect("a log");
     assert!(!console.contains("leaving: "), "it was left");
     node.machine.cut_power();
-    comes_back_from_a_rescue_system(&node, &before);
+    comes_back_from_a_rescue_system(&node, &before, "failed; the old OS is as it was");
 }

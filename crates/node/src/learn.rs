@@ -132,8 +132,10 @@ fn verdict(ending: Option<&Ending>, done: Option<Task>, state: State) -> (&'stat
             (step::FLASH, What::Done, lines.join("\n"))
         }
         // The imager could not finish, and put the old disk back by itself; or was asked to.
-        Some(Ending { done: true, task: Task::Undo, seconds, .. }) => {
-            (step::UNDO, What::Done, format!("in {seconds:.1} s"))
+        Some(Ending { done: true, task: Task::Undo, seconds, why, .. }) => {
+            let undone = format!("in {seconds:.1} s");
+            let why = why.iter().map(|why| format!("because the new OS could not be written: {why}"));
+            (step::UNDO, What::Done, std::iter::once(undone).chain(why).collect::<Vec<_>>().join("\n"))
         }
         None if done == Some(Task::Flash) && state == State::Entering => {
             (step::FLASH, What::Done, format!("{SILENT}, but this is the new OS"))

@@ -132,6 +132,11 @@ impl Disk {
         self.faults.clear();
     }
 
+    /// Attaches it to another bus, from the next time on that the machine is switched on.
+    pub fn move_to(&mut self, bus: Bus) {
+        self.bus = Some(bus);
+    }
+
     /// Adds a fault, from the next time on that the machine is switched on.
     pub fn break_at(&mut self, fault: Fault) {
         self.faults.push(fault);
