@@ -24,6 +24,7 @@ pub mod client;
 pub mod error;
 pub mod http;
 pub mod machine;
+pub mod rescue;
 mod run;
 pub mod server;
 pub mod tiny;

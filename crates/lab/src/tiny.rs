@@ -108,6 +108,13 @@ impl Tiny {
         self.machine.wait_for("lab: tiny 1 goes down", PREPARED).map(drop)
     }
 
+    /// Has this done in the old OS when the imager is armed and the restart is asked for; what it says goes to `/data/last`.
+    pub fn at_last(&mut self, script: &str) -> Result<()> {
+        self.machine.write_file("/root/last", format!("#!/bin/sh\n{script}\n").as_bytes())?;
+        let call = r#"sed -i '/^case/i [ "$verb" != reboot ] || /root/last >/data/last 2>&1' /bin/systemctl"#;
+        self.machine.sh(&format!("chmod +x /root/last && {call} && sync")).map(drop)
+    }
+
     /// The whole upgrade, up to the trial's end; gives what the imager said.
     pub fn upgrade(&mut self) -> Result<String> {
         let boot_id = self.machine.boot_id()?;

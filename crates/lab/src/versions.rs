@@ -1,6 +1,7 @@
 //! Two versions of a system, and a store that machines reach.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use crate::bake::{Baker, Options};
@@ -104,4 +105,24 @@ pub fn begins_alike(one: &Path, other: &Path) -> Result<bool> {
     let length = size(one)?.min(size(other)?);
     let mut cmp = run::command("cmp", ["--silent", "--bytes", &length.to_string()]);
     Ok(cmp.arg(one).arg(other).status().map_err(io("running cmp for", one.display()))?.success())
+}
+
+/// Where two disks differ: the offsets of their chunks of 64 KiB that do. The length of the shorter counts.
+pub fn differing(one: &Path, other: &Path) -> Result<Vec<u64>> {
+    const CHUNK: usize = 64 << 10;
+    let open = |path: &Path| File::open(path).map_err(io("opening", path.display()));
+    let (mut disks, mut differing) = ([open(one)?, open(other)?], Vec::new());
+    for chunk in 0.. {
+        let mut read = [vec![0; CHUNK], vec![0; CHUNK]];
+        for (disk, bytes) in disks.iter_mut().zip(&mut read) {
+            match disk.read_exact(bytes) {
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(differing),
+                read => read.map_err(io("reading", one.display()))?,
+            }
+        }
+        if read[0] != read[1] {
+            differing.push(chunk * CHUNK as u64);
+        }
+    }
+    Ok(differing)
 }

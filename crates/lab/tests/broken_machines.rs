@@ -2,35 +2,38 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use lab::rescue::PROGRAM;
 use lab::server::{PREPARED, UP, status};
 use lab::tiny::{Pair, Tiny};
-use lab::versions::begins_alike;
-use lab::{Baker, Disk, Failing, Fault, Machine, Options, Recipe, say};
+use lab::versions::{begins_alike, differing};
+use lab::{Disk, Failing, Fault, Machine, rescue, say};
 use serde_json::json;
 
 const MIB: u64 = 1 << 20;
 /// So slow that 6 MiB take some ten seconds to write and to read back.
 const SLOW: u64 = MIB;
-const CHUNK: usize = 64 << 10;
 
 /// The flashed disk is the image, byte for byte.
 const FRESH: &str = "identity = { policy = \"fresh\" }";
 
-/// A machine of which the imager is entered, with a root disk as slow as this; the root disk, as the old OS has left it, is
-/// in the file.
-fn entered(name: &str, configuration: &str, bytes_per_second: u64) -> (Tiny, PathBuf) {
+/// A machine that runs the first of two versions.
+fn start(name: &str, configuration: &str) -> Tiny {
     let change = |machine: Machine| machine.forward(8080);
     let mut node = Tiny::start(&Pair::default(), name, change, configuration).expect("a machine");
     node.machine.sh("echo 1 >/proc/sys/kernel/sysrq").expect("allowed");
+    node
+}
+
+/// Enters the imager, with a root disk as slow as this; gives the root disk as the old OS has left it.
+fn enter(node: &mut Tiny, bytes_per_second: u64) -> PathBuf {
     node.order().expect("it goes down");
     node.machine.wait_for("the old root is free", UP).expect("the imager");
     node.machine.throttle("root", bytes_per_second).expect("slow");
     let before = node.machine.folder().join("root.before");
     node.machine.read_disk_paused("root", &before).expect("read");
-    (node, before)
+    before
 }
 
 /// Returns when some of the new OS is written, and not all.
@@ -62,7 +65,8 @@ fn boots_nothing(disk: &Path) -> bool {
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]
 fn a_worker_that_is_killed_while_it_writes_is_started_again_and_ends_with_the_whole_new_os() {
-    let (mut node, before) = entered("broken-killed", FRESH, SLOW);
+    let mut node = start("broken-killed", FRESH);
+    let before = enter(&mut node, SLOW);
     is_writing(&mut node.machine);
     node.machine.qmp("chardev-send-break", &json!({ "id": "console" })).expect("a break");
     node.machine.type_text("f").expect("typed");
@@ -81,17 +85,6 @@ fn a_worker_that_is_killed_while_it_writes_is_started_again_and_ends_with_the_wh
     node.has_its_data().expect("its data");
 }
 
-/// A takeover leaves no boot entry: cut off in the middle, the machine starts nothing, and a person has to come with another
-/// system. From there one command brings the old OS back.
-#[test]
-#[ignore = "needs QEMU and root: run by ./test"]
-fn a_machine_whose_power_fails_while_it_writes_boots_nothing_and_is_undone_from_a_rescue_system() {
-    let (mut node, before) = entered("broken-power", "", SLOW);
-    is_writing(&mut node.machine);
-    node.machine.cut_power();
-    comes_back_from_a_rescue_system(&node, &before, "rolled back to the old OS");
-}
-
 /// Puts the old OS back onto a machine that is off, with a rescue system that has its disks, and starts it.
 /// It says `verdict` of itself.
 fn comes_back_from_a_rescue_system(node: &Tiny, before: &Path, verdict: &str) {
@@ -104,23 +97,11 @@ fn comes_back_from_a_rescue_system(node: &Tiny, before: &Path, verdict: &str) {
     assert!(boots_nothing(&root_file), "half one OS and half another, and it boots");
     assert!(!begins_alike(&root_file, before).expect("compared"), "nothing was written");
 
-    let baker = Baker::portable().expect("a baker");
-    let options = Options { size: lab::tiny::SMALL.into(), ..Options::default() };
-    let rescue = baker.bake(&Recipe::tiny(3).tree().expect("a tree"), &options).expect("a rescue system");
-    fs::copy(baker.binary(), node.versions.store_folder().join("keepstate")).expect("to be fetched");
     let name = format!("{}-rescue", node.machine.folder().file_name().expect("a name").display());
-    let machine = Machine::new(&name).expect("a machine").disk(Disk::image("rescue", &rescue));
-    let mut machine = machine.disk(root.clone()).disk(data.clone());
-    machine.power_on().expect("on");
-    machine.wait_until_up(UP).expect("up");
+    let mut machine = rescue::start(&name, &node.versions, vec![root.clone(), data.clone()]).expect("a rescue system");
     machine.sh_within("until grep -q ' /data ' /proc/mounts; do sleep 0.2; done", UP).expect("mounted");
-    let fetch = format!(
-        "wget -q -O /tmp/keepstate {}/keepstate && chmod +x /tmp/keepstate",
-        node.versions.store.url_for_guests()
-    );
-    machine.sh(&fetch).expect("fetched");
-    let undo = "/tmp/keepstate undo serial=root --log /data/keepstate/undo.log --yes --progress none";
-    say(&machine.sh_within(undo, PREPARED).expect("undone"));
+    let undo = format!("{PROGRAM} undo serial=root --log /data/keepstate/undo.log --yes --progress none");
+    say(&machine.sh_within(&undo, PREPARED).expect("undone"));
     machine.shut_down(UP).expect("off");
     assert!(begins_alike(&root_file, before).expect("compared"), "the disk is not the old one");
 
@@ -133,27 +114,8 @@ fn comes_back_from_a_rescue_system(node: &Tiny, before: &Path, verdict: &str) {
     assert_eq!(machine.sh("cat /data/precious").expect("an answer"), "precious");
 }
 
-/// The chunks in which two disks differ.
-fn differing(one: &Path, other: &Path) -> Vec<u64> {
-    let [one, other] = [one, other].map(|path| File::open(path).expect("a disk"));
-    let chunks = other.metadata().expect("a size").len() / CHUNK as u64;
-    let read = |disk: &File, chunk: u64| {
-        let mut bytes = vec![0; CHUNK];
-        disk.read_exact_at(&mut bytes, chunk * CHUNK as u64).expect("read");
-        bytes
-    };
-    (0..chunks).filter(|chunk| read(&one, *chunk) != read(&other, *chunk)).collect()
-}
-
-/// A place that cannot be written, among many that can: on is tried, and then back.
-#[test]
-#[ignore = "needs QEMU and root: run by ./test"]
-fn a_root_disk_with_a_place_that_cannot_be_written_gets_the_old_os_back_bit_for_bit() {
-    let (mut node, before) = entered("broken-place", "", 1);
-    let chunks = differing(&before, &node.versions.v2);
-    let at = chunks[chunks.len() * 3 / 4] * CHUNK as u64;
-    say(&format!("of {} chunks to be written, the one at {at} cannot be", chunks.len()));
-    node.machine.break_disk("root", &[Fault::writing_at(at)]).expect("broken");
+/// On is tried, and then back: the old OS returns, its disk as it was `before`, and says why.
+fn is_undone(node: &mut Tiny, before: &Path, why: &str) {
     ends_where_it_would_restart(&mut node.machine);
     node.machine.throttle("root", 0).expect("fast");
     for next in ["Work(Flash)", "Work(Flash)", "Work(Flash)", "Work(Undo)"] {
@@ -161,31 +123,77 @@ fn a_root_disk_with_a_place_that_cannot_be_written_gets_the_old_os_back_bit_for_
     }
     node.machine.wait_for("the worker ended: Done; the disk: Boots; next: Leave", PREPARED).expect("undone");
     node.machine.wait_for_power_off(UP).expect("the imager leaves");
-    assert!(begins_alike(&before, &root(&node.machine)).expect("compared"), "the disk is not the old one");
+    assert!(begins_alike(before, &root(&node.machine)).expect("compared"), "the disk is not the old one");
     node.machine.power_on().expect("on");
     node.machine.wait_until_up(UP).expect("up");
     node.runs("1").expect("the version");
-    say(&node.status("rolled back to the old OS").expect("a verdict"));
+    let said = node.status("rolled back to the old OS").expect("a verdict");
+    say(&said);
+    assert!(said.contains("because the new OS could not be written: ") && said.contains(why), "{said}");
     node.has_its_data().expect("its data");
 }
 
-/// From some moment on nothing can be written at all: neither OS can be had, and the imager stays where a person sees it.
+/// A place that cannot be written, among many that can.
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]
-fn a_root_disk_that_takes_no_write_any_more_is_not_left_and_a_person_is_called() {
-    let (mut node, before) = entered("broken-disk", "imager = { http-port = 8080 }", SLOW);
-    is_writing(&mut node.machine);
-    node.machine.break_disk("root", &[Fault { on: Failing::Writes, at: None, once: false }]).expect("broken");
-    node.machine.throttle("root", 0).expect("fast");
-    node.machine.wait_for("the disk: Between; next: Stay", PREPARED).expect("all was tried");
-    node.machine.wait_for("waiting for a person: the disk does not boot", UP).expect("it says so");
-    let told = node.machine.get(8080, "/status", UP).expect("the status");
-    let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
-    assert_eq!((&told["doing"], &told["task"]), (&json!("needs-person"), &json!("undo")), "{told}");
-    // A watchdog that nobody told anything would have fired by then.
-    node.machine.wait_for("waiting for a person: the disk does not boot", PREPARED).expect("it stays");
-    let console = fs::read_to_string(node.machine.console_log()).expect("a log");
-    assert!(!console.contains("leaving: "), "it was left");
-    node.machine.cut_power();
-    comes_back_from_a_rescue_system(&node, &before, "failed; the old OS is as it was");
+fn a_root_disk_with_a_place_that_cannot_be_written_gets_the_old_os_back_bit_for_bit() {
+    let mut node = start("broken-place", "");
+    let before = enter(&mut node, 1);
+    let chunks = differing(&before, &node.versions.v2).expect("compared");
+    let at = chunks[chunks.len() * 3 / 4];
+    say(&format!("of {} chunks to be written, the one at {at} cannot be", chunks.len()));
+    node.machine.break_disk("root", &[Fault::writing_at(at)]).expect("broken");
+    is_undone(&mut node, &before, "writing the disk at byte ");
+}
+
+/// What takes longer than `./test` has time for.
+mod long {
+    use super::*;
+
+    /// A takeover leaves no boot entry: cut off in the middle, the machine starts nothing, and a person has to come with another
+    /// system. From there one command brings the old OS back.
+    #[test]
+    #[ignore = "needs QEMU and root: run by ./test --long"]
+    fn a_machine_whose_power_fails_while_it_writes_boots_nothing_and_is_undone_from_a_rescue_system() {
+        let mut node = start("broken-power", "");
+        let before = enter(&mut node, SLOW);
+        is_writing(&mut node.machine);
+        node.machine.cut_power();
+        comes_back_from_a_rescue_system(&node, &before, "rolled back to the old OS");
+    }
+
+    /// The stage was whole when it was prepared, and has become another since.
+    #[test]
+    #[ignore = "needs QEMU and root: run by ./test --long"]
+    fn a_stage_that_holds_less_than_it_did_gets_the_old_os_back_bit_for_bit() {
+        let mut node = start("broken-stage", "");
+        let spoil =
+            "dd if=/dev/urandom of=/data/keepstate/stage/content.stage bs=64k seek=10 count=4 conv=notrunc,fsync";
+        node.at_last(spoil).expect("called");
+        let before = enter(&mut node, SLOW);
+        is_undone(&mut node, &before, "the stage cannot be used: it lacks chunk ");
+    }
+
+    /// From some moment on nothing can be written at all: neither OS can be had, and the imager stays where a person sees it.
+    #[test]
+    #[ignore = "needs QEMU and root: run by ./test --long"]
+    fn a_root_disk_that_takes_no_write_any_more_is_not_left_and_a_person_is_called() {
+        let mut node = start("broken-disk", "imager = { http-port = 8080 }");
+        let before = enter(&mut node, SLOW);
+        is_writing(&mut node.machine);
+        node.machine.break_disk("root", &[Fault { on: Failing::Writes, at: None, once: false }]).expect("broken");
+        node.machine.throttle("root", 0).expect("fast");
+        node.machine.wait_for("the disk: Between; next: Stay", PREPARED).expect("all was tried");
+        node.machine.wait_for("keepstate undo DISK --log PLACE/undo.log", UP).expect("it says what can be done");
+        node.machine.wait_for("waiting for a person: the disk does not boot", UP).expect("it says so");
+        let told = node.machine.get(8080, "/status", UP).expect("the status");
+        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+        assert_eq!((&told["doing"], &told["task"]), (&json!("needs-person"), &json!("undo")), "{told}");
+        // A watchdog that nobody told anything would have fired by then.
+        node.machine.wait_for("waiting for a person: the disk does not boot", PREPARED).expect("it stays");
+        let console = fs::read_to_string(node.machine.console_log()).expect("a log");
+        assert!(!console.contains("leaving: "), "it was left");
+        node.machine.cut_power();
+        comes_back_from_a_rescue_system(&node, &before, "failed; the old OS is as it was");
+    }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use lab::server::{PREPARED, UP};
 use lab::tiny::{Pair, Tiny};
-use lab::versions::begins_alike;
+use lab::versions::{begins_alike, differing};
 use lab::{Bus, Disk, Machine, say};
 use serde_json::json;
 
@@ -17,13 +17,6 @@ const LEAVES: &str = "the disk: Boots; next: Leave";
 /// A machine that runs the first of two versions.
 fn start(name: &str, configuration: &str) -> Tiny {
     Tiny::start(&Pair::default(), name, |machine| machine, configuration).expect("a machine")
-}
-
-/// Has this done in the old OS when the imager is armed and the restart is asked for; what it says goes to `/data/last`.
-fn at_last(node: &mut Tiny, script: &str) {
-    node.machine.write_file("/root/last", format!("#!/bin/sh\n{script}\n").as_bytes()).expect("written");
-    let call = r#"sed -i '/^case/i [ "$verb" != reboot ] || /root/last >/data/last 2>&1' /bin/systemctl"#;
-    node.machine.sh(&format!("chmod +x /root/last && {call} && sync")).expect("called");
 }
 
 /// What would be a restart ends the machine.
@@ -68,7 +61,7 @@ fn a_machine_without_the_memory_to_write_does_not_begin_to() {
     // What stands in /run comes along, and stays where it is.
     let available = "$(awk '/^MemAvailable/ { print int($2 / 1024) }' /proc/meminfo)";
     let fill = format!("dd if=/dev/zero of=/run/fill bs=1M count=$(({available} - 48))");
-    at_last(&mut node, &format!("mount -o remount,size=100% /run; {fill}; sync"));
+    node.at_last(&format!("mount -o remount,size=100% /run; {fill}; sync")).expect("called");
     node.order().expect("it goes down");
     let before = root_at(&mut node, "the old root is free");
     is_left_untouched(&mut node.machine, &before);
@@ -76,128 +69,138 @@ fn a_machine_without_the_memory_to_write_does_not_begin_to() {
     node.has_its_data().expect("its data");
 }
 
-#[test]
-#[ignore = "needs QEMU and root: run by ./test"]
-fn a_stage_of_another_image_than_was_prepared_is_not_flashed() {
-    let mut node = start("early-image", "");
-    let url = node.versions.store.url_for_guests();
-    let other = fs::read_dir(node.versions.store_folder().join("tiny/1")).expect("the other image");
-    let names = other.map(|file| file.expect("a file").file_name().into_string().expect("a name"));
-    let documents = names.filter(|name| !name.starts_with("payload"));
-    let fetch: String = documents.map(|name| format!("wget -O {name} {url}/tiny/1/{name}\n")).collect();
-    at_last(&mut node, &format!("cd /data/keepstate/stage\n{fetch}sync"));
-    node.order().expect("it goes down");
-    let before = root_at(&mut node, "the old root is free");
-    is_left_untouched(&mut node.machine, &before);
-    is_back(&mut node, "the stage holds another image than the job names");
-    node.has_its_data().expect("its data");
-}
+/// What takes longer than `./test` has time for.
+mod long {
+    use super::*;
 
-/// The same disk, and all that was recorded of it but what the controller calls it.
-#[test]
-#[ignore = "needs QEMU and root: run by ./test --long"]
-fn a_root_disk_that_comes_back_on_another_bus_is_not_flashed() {
-    let mut node = start("early-bus", "entry = \"boot-entry\"");
-    ends_where_it_would_restart(&mut node.machine);
-    node.order().expect("it goes down");
-    node.machine.wait_for_power_off(PREPARED).expect("it would restart now");
-    node.machine.disk_mut("root").expect("a disk").move_to(Bus::Nvme);
-    node.machine.power_on().expect("on");
-    let before = root_at(&mut node, "keepstate imager: ");
-    is_left_untouched(&mut node.machine, &before);
-    is_back(&mut node, "it belongs to another disk");
-    node.has_its_data().expect("its data");
-}
-
-/// A copy of the root disk on another one, as from a snapshot: nothing tells the two apart but the serial number.
-#[test]
-#[ignore = "needs QEMU and root: run by ./test --long"]
-fn a_root_disk_that_is_not_there_is_waited_for_and_no_other_is_flashed() {
-    let mut node = start("early-absent", "entry = \"boot-entry\"");
-    ends_where_it_would_restart(&mut node.machine);
-    node.order().expect("it goes down");
-    node.machine.wait_for_power_off(PREPARED).expect("it would restart now");
-    let [copy, data] = ["root", "data"].map(|serial| {
-        let disk = node.machine.folder().join(format!("{serial}.raw"));
-        node.machine.read_disk(serial, &disk).expect("read");
-        disk
-    });
-    let disks = [Disk::file("copy", &copy), Disk::file("data", &data)];
-    let machine = Machine::new("early-copied").expect("a machine");
-    node.machine = disks.into_iter().fold(machine, Machine::disk);
-    node.machine.power_on().expect("on");
-    node.machine.wait_for("keepstate imager: ", PREPARED).expect("the imager");
-    let before = node.machine.folder().join("root.before");
-    node.machine.read_disk_paused("copy", &before).expect("read");
-    ends_where_it_would_restart(&mut node.machine);
-    node.machine.wait_for(LEAVES, PREPARED).expect("back");
-    node.machine.wait_for_power_off(UP).expect("it leaves");
-    assert!(begins_alike(&before, &copy).expect("compared"), "it was written to");
-    is_back(&mut node, "finding the disk that the job names");
-    node.has_its_data().expect("its data");
-}
-
-/// The order is given, the imager is armed, and then somebody has the machine do something else than restart.
-#[test]
-#[ignore = "needs QEMU and root: run by ./test"]
-fn a_machine_that_is_switched_off_or_halted_instead_of_restarted_is_not_flashed() {
-    let mut node = start("early-verbs", "");
-    at_last(&mut node, "echo armed; exec sleep 1000");
-    for (verb, said) in [("poweroff", "power off"), ("halt", "halt")] {
-        node.machine.sh("rm -f /data/last").expect("removed");
-        node.node("prepare").expect("prepared");
-        let order = node.versions.command("upgrade", 2);
-        node.machine.tell(&format!("{order} --yes >/data/upgrade.log 2>&1")).expect("told");
-        node.machine.sh_within("until grep armed /data/last; do sleep 0.2; done", PREPARED).expect("armed");
-        node.machine.sh("test -x /run/initramfs/shutdown").expect("it would be given the machine");
-        if verb == "poweroff" {
-            node.machine.qmp("system_powerdown", &json!({})).expect("the power button");
-        } else {
-            node.machine.tell("systemctl halt").expect("told");
-        }
-        node.machine.wait_for(&format!("is PID 1, called to {said}"), UP).expect("the imager");
-        node.machine.wait_for("the job is done at a restart only: nothing is touched", UP).expect("it says so");
-        node.machine.wait_for(&format!("leaving: {said}"), UP).expect("it does what was asked for");
-        if verb == "poweroff" {
-            node.machine.wait_for_power_off(UP).expect("off");
-        } else {
-            node.machine.wait_for("System halted", UP).expect("halted");
-            node.machine.cut_power();
-        }
-        is_back(&mut node, "it was not entered, or did not come to its end");
-        node.machine
-            .sh("test ! -e /run/initramfs/shutdown && test -e /etc/only-in-1")
-            .expect("nothing of ours is left");
+    #[test]
+    #[ignore = "needs QEMU and root: run by ./test --long"]
+    fn a_stage_of_another_image_than_was_prepared_is_not_flashed() {
+        let mut node = start("early-image", "");
+        let url = node.versions.store.url_for_guests();
+        let other = fs::read_dir(node.versions.store_folder().join("tiny/1")).expect("the other image");
+        let names = other.map(|file| file.expect("a file").file_name().into_string().expect("a name"));
+        let documents: Vec<_> = names.filter(|name| !name.starts_with("payload")).collect();
+        let fetch = format!("for name in {}; do wget -O $name {url}/tiny/1/$name; done", documents.join(" "));
+        node.at_last(&format!("cd /data/keepstate/stage; {fetch}; sync")).expect("called");
+        node.order().expect("it goes down");
+        let before = root_at(&mut node, "the old root is free");
+        is_left_untouched(&mut node.machine, &before);
+        is_back(&mut node, "the stage holds another image than the job names");
+        node.has_its_data().expect("its data");
     }
-}
 
-#[test]
-#[ignore = "needs QEMU and root: run by ./test --long"]
-fn a_power_cut_while_it_is_prepared_leaves_a_node_that_can_be_prepared_and_upgraded() {
-    let mut node = start("early-cut-prepare", "");
-    node.machine.throttle("root", 16 * MIB).expect("slow");
-    let prepare = node.versions.command("prepare", 2);
-    node.machine.tell(&format!("{prepare} >/data/prepare.log 2>&1")).expect("told");
-    node.machine.sh_within("until test -s /data/keepstate/undo.log; do sleep 0.1; done", UP).expect("begun");
-    node.machine.cut_power();
-    node.machine.power_on().expect("on");
-    node.machine.wait_until_up(UP).expect("up");
-    node.runs("1").expect("the version");
-    say(&node.status("begun").expect("it was not done"));
-    node.upgrade().expect("upgraded");
-    node.roll_back().expect("the old OS is back");
-}
+    /// The same disk, and all that was recorded of it but what the controller calls it.
+    #[test]
+    #[ignore = "needs QEMU and root: run by ./test --long"]
+    fn a_root_disk_that_comes_back_on_another_bus_is_not_flashed() {
+        let mut node = start("early-bus", "entry = \"boot-entry\"");
+        ends_where_it_would_restart(&mut node.machine);
+        node.order().expect("it goes down");
+        node.machine.wait_for_power_off(PREPARED).expect("it would restart now");
+        node.machine.disk_mut("root").expect("a disk").move_to(Bus::Nvme);
+        node.machine.power_on().expect("on");
+        let before = root_at(&mut node, "keepstate imager: ");
+        is_left_untouched(&mut node.machine, &before);
+        is_back(&mut node, "it belongs to another disk");
+        node.has_its_data().expect("its data");
+    }
 
-/// What GRUB is to boot once is booked no more when it boots it.
-#[test]
-#[ignore = "needs QEMU and root: run by ./test --long"]
-fn a_power_cut_in_the_imager_before_its_first_write_comes_back_into_the_old_os() {
-    let mut node = start("early-cut-imager", "entry = \"boot-entry\"");
-    node.order().expect("it goes down");
-    node.machine.wait_for("is PID 1", PREPARED).expect("the imager");
-    node.machine.throttle("root", MIB).expect("slow, so that nothing is written yet");
-    node.machine.wait_for("what the job names is mounted", UP).expect("a worker at work");
-    node.machine.cut_power();
-    is_back(&mut node, "the imager has left no word");
-    node.upgrade().expect("upgraded");
+    /// A copy of the root disk on another one, as from a snapshot: nothing tells the two apart but the serial number.
+    #[test]
+    #[ignore = "needs QEMU and root: run by ./test --long"]
+    fn a_root_disk_that_is_not_there_is_waited_for_and_no_other_is_flashed() {
+        let mut node = start("early-absent", "entry = \"boot-entry\"");
+        ends_where_it_would_restart(&mut node.machine);
+        node.order().expect("it goes down");
+        node.machine.wait_for_power_off(PREPARED).expect("it would restart now");
+        let [copy, data] = ["root", "data"].map(|serial| {
+            let disk = node.machine.folder().join(format!("{serial}.raw"));
+            node.machine.read_disk(serial, &disk).expect("read");
+            disk
+        });
+        let disks = [Disk::file("copy", &copy), Disk::file("data", &data)];
+        let machine = Machine::new("early-copied").expect("a machine");
+        node.machine = disks.into_iter().fold(machine, Machine::disk);
+        node.machine.power_on().expect("on");
+        node.machine.wait_for("keepstate imager: ", PREPARED).expect("the imager");
+        let before = node.machine.folder().join("root.before");
+        node.machine.read_disk_paused("copy", &before).expect("read");
+        ends_where_it_would_restart(&mut node.machine);
+        node.machine.wait_for(LEAVES, PREPARED).expect("back");
+        node.machine.wait_for_power_off(UP).expect("it leaves");
+        assert!(begins_alike(&before, &copy).expect("compared"), "it was written to");
+        is_back(&mut node, "finding the disk that the job names");
+        node.has_its_data().expect("its data");
+    }
+
+    /// The order is given, the imager is armed, and then somebody has the machine do something else than restart.
+    #[test]
+    #[ignore = "needs QEMU and root: run by ./test --long"]
+    fn a_machine_that_is_switched_off_or_halted_instead_of_restarted_is_not_flashed() {
+        let mut node = start("early-verbs", "");
+        node.at_last("echo armed; exec sleep 1000").expect("called");
+        let apart = differing(&node.versions.v1, &node.versions.v2).expect("compared");
+        for (verb, said) in [("poweroff", "power off"), ("halt", "halt")] {
+            node.machine.sh("rm -f /data/last").expect("removed");
+            node.node("prepare").expect("prepared");
+            let order = node.versions.command("upgrade", 2);
+            node.machine.tell(&format!("{order} --yes >/data/upgrade.log 2>&1")).expect("told");
+            node.machine.sh_within("until grep armed /data/last; do sleep 0.2; done", PREPARED).expect("armed");
+            node.machine.sh("test -x /run/initramfs/shutdown").expect("it would be given the machine");
+            if verb == "poweroff" {
+                node.machine.qmp("system_powerdown", &json!({})).expect("the power button");
+            } else {
+                node.machine.tell("systemctl halt").expect("told");
+            }
+            node.machine.wait_for(&format!("is PID 1, called to {said}"), UP).expect("the imager");
+            node.machine.wait_for("the job is done at a restart only: nothing is touched", UP).expect("it says so");
+            node.machine.wait_for(&format!("leaving: {said}"), UP).expect("it does what was asked for");
+            if verb == "poweroff" {
+                node.machine.wait_for_power_off(UP).expect("off");
+            } else {
+                node.machine.wait_for("System halted", UP).expect("halted");
+                node.machine.cut_power();
+            }
+            let after = node.machine.folder().join("root.after");
+            node.machine.read_disk("root", &after).expect("read");
+            let left = differing(&after, &node.versions.v2).expect("compared");
+            assert!(apart.iter().all(|chunk| left.contains(chunk)), "there is something of the new OS");
+            is_back(&mut node, "it was not entered, or did not come to its end");
+            node.machine
+                .sh("test ! -e /run/initramfs/shutdown && test -e /etc/only-in-1")
+                .expect("nothing of ours is left");
+        }
+    }
+
+    #[test]
+    #[ignore = "needs QEMU and root: run by ./test --long"]
+    fn a_power_cut_while_it_is_prepared_leaves_a_node_that_can_be_prepared_and_upgraded() {
+        let mut node = start("early-cut-prepare", "");
+        node.machine.throttle("root", 16 * MIB).expect("slow");
+        let prepare = node.versions.command("prepare", 2);
+        node.machine.tell(&format!("{prepare} >/data/prepare.log 2>&1")).expect("told");
+        node.machine.sh_within("until test -s /data/keepstate/undo.log; do sleep 0.1; done", UP).expect("begun");
+        node.machine.cut_power();
+        node.machine.power_on().expect("on");
+        node.machine.wait_until_up(UP).expect("up");
+        node.runs("1").expect("the version");
+        say(&node.status("begun").expect("it was not done"));
+        node.upgrade().expect("upgraded");
+        node.roll_back().expect("the old OS is back");
+    }
+
+    /// What GRUB is to boot once is booked no more when it boots it.
+    #[test]
+    #[ignore = "needs QEMU and root: run by ./test --long"]
+    fn a_power_cut_in_the_imager_before_its_first_write_comes_back_into_the_old_os() {
+        let mut node = start("early-cut-imager", "entry = \"boot-entry\"");
+        node.order().expect("it goes down");
+        node.machine.wait_for("is PID 1", PREPARED).expect("the imager");
+        node.machine.throttle("root", MIB).expect("slow, so that nothing is written yet");
+        node.machine.wait_for("what the job names is mounted", UP).expect("a worker at work");
+        node.machine.cut_power();
+        is_back(&mut node, "the imager has left no word");
+        node.upgrade().expect("upgraded");
+    }
 }

@@ -1,8 +1,9 @@
 //! Every kind of place, through whole upgrades: where the stage stands, and where the way back.
 
+use lab::rescue::PROGRAM;
 use lab::server::{PREPARED, UP, status};
-use lab::versions::begins_alike;
-use lab::{Disk, Machine, Options, Recipe, Versions, say};
+use lab::versions::{begins_alike, differing};
+use lab::{Disk, Machine, Options, Recipe, Versions, rescue, say};
 
 const MIB: u64 = 1 << 20;
 /// The image, and what it keeps free behind itself.
@@ -159,4 +160,55 @@ fn what_is_staged_in_memory_is_flashed_by_a_takeover_and_can_be_taken_back() {
     upgrade(&mut machine, &versions, "/data/keepstate");
     machine.sh_within("keepstate node commit --yes", UP).expect("committed");
     machine.sh_within("keepstate node verify --json | grep -q compared", PREPARED).expect("its documents are kept");
+}
+
+/// What takes longer than `./test` has time for.
+mod long {
+    use super::*;
+
+    /// The way back lies on the very disk that nothing can be started from, and in no partition any more: it is taken out of
+    /// there first.
+    #[test]
+    #[ignore = "needs QEMU and root: run by ./test --long"]
+    fn a_power_cut_while_a_system_with_one_disk_is_written_is_undone_from_a_rescue_system() {
+        let versions = versions(RESERVE);
+        let root = Disk::image("root", &versions.v1).grown_to((IMAGE + RESERVE + 1) * MIB);
+        let mut machine = machine("place-power", &versions, root, Vec::new(), "place = \"behind\"");
+        node(&mut machine, &versions, "prepare");
+        let place = "cd /sys/class/block/vda4 && echo $(( $(cat start) * 512 )) $(( $(cat size) * 512 ))";
+        let place = machine.sh(place).expect("a partition");
+        let place: Vec<u64> = place.split_whitespace().map(|number| number.parse().expect("a number")).collect();
+        machine.tell(&format!("{} --yes >/data/upgrade.log 2>&1", versions.command("upgrade", 2))).expect("told");
+        machine.wait_for("the old root is free", PREPARED).expect("the imager");
+        machine.throttle("root", MIB).expect("slow");
+        let [before, cut] = ["before", "cut"].map(|name| machine.folder().join(format!("root.{name}")));
+        machine.read_disk_paused("root", &before).expect("read");
+        for word in ["begins", "goes on"] {
+            machine.wait_for("writing, ", UP).expect(word);
+        }
+        machine.cut_power();
+        machine.read_disk("root", &cut).expect("read");
+        assert!(!begins_alike(&before, &cut).expect("compared"), "nothing was written");
+
+        let root = Disk::file("root", &cut);
+        let mut helper = rescue::start("place-rescue", &versions, vec![root.clone()]).expect("a rescue system");
+        let fetch = format!(
+            "modprobe loop; losetup -o {} /dev/loop0 /dev/vdb && mount -t ext4 /dev/loop0 /mnt && \
+             cp $(find /mnt -name undo.log) /tmp && umount /mnt && losetup -d /dev/loop0",
+            place[0]
+        );
+        helper.sh_within(&fetch, UP).expect("the undo log");
+        let undo = format!("{PROGRAM} undo serial=root --log /tmp/undo.log --yes --progress none");
+        say(&helper.sh_within(&undo, PREPARED).expect("undone"));
+        helper.shut_down(UP).expect("off");
+        let is_place = |offset: &u64| (place[0]..place[0] + place[1]).contains(offset);
+        let differ = differing(&before, &cut).expect("compared");
+        assert!(differ.iter().all(is_place), "the disk is not the old one: {differ:?}");
+
+        let mut machine = Machine::new("place-rescued").expect("a machine").disk(root);
+        machine.power_on().expect("on");
+        machine.wait_until_up(UP).expect("up");
+        assert_eq!(version(&mut machine), "1");
+        say(&status(&mut machine, "the old OS").expect("a verdict"));
+    }
 }

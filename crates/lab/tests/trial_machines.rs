@@ -33,43 +33,48 @@ fn a_new_os_that_is_well_commits_by_itself_and_clears_its_place() {
     node.machine.sh("cat /data/precious").expect("its data");
 }
 
-/// It is up, and what it is for never answers.
-#[test]
-#[ignore = "needs QEMU and root: run by ./test --long"]
-fn a_new_os_whose_port_never_answers_goes_and_the_old_one_comes_back() {
-    let mut node =
-        start("trial-port", &["s/^deadline-seconds.*/deadline-seconds = 10/", "s/^commit.*/ports = [4242]/"]);
-    node.order().expect("it goes down");
-    node.machine.wait_for("lab: tiny 2 is up", PREPARED).expect("the new OS");
-    node.machine.wait_for("lab: tiny 2 goes down", PREPARED).expect("it is not well");
-    node.machine.wait_for("lab: tiny 1 is up", PREPARED).expect("the old OS");
-    node.machine.wait_until_up(UP).expect("up");
-    node.runs("1").expect("the version");
-    let said = node.status("rolled back to the old OS").expect("a verdict");
-    say(&said);
-    assert!(said.contains("4242"), "{said}");
-    node.has_its_data().expect("its data");
-}
+/// What takes longer than `./test` has time for.
+mod long {
+    use super::*;
 
-/// Cut off while it is judged, it is the same OS again, and judged from the beginning.
-#[test]
-#[ignore = "needs QEMU and root: run by ./test --long"]
-fn a_power_cut_in_the_trial_leads_into_the_trial_again() {
-    let mut node = start("trial-cut", &[]);
-    let hook = "mkdir -p /etc/keepstate/hooks/trial.d && cd /etc/keepstate/hooks/trial.d && \
-                printf '#!/bin/sh\\necho judged >>/data/judged; sync; sleep 10\\n' >10-slow && chmod +x 10-slow && sync";
-    node.machine.sh(hook).expect("a hook");
-    node.order().expect("it goes down");
-    node.machine.wait_for("lab: tiny 2 is up", PREPARED).expect("the new OS");
-    node.machine.wait_until_up(UP).expect("up");
-    node.machine.sh_within("until test -e /data/judged; do sleep 0.1; done", UP).expect("it is judged");
-    node.machine.cut_power();
-    node.machine.power_on().expect("on");
-    node.machine.wait_until_up(UP).expect("up");
-    node.runs("2").expect("the version");
-    say(&node.status("passed its trial").expect("a verdict"));
-    let judged = node.machine.sh("cat /data/judged").expect("an answer");
-    assert_eq!(judged, "judged\njudged", "once in each boot");
-    node.roll_back().expect("the old OS is back");
-    node.has_its_data().expect("its data");
+    /// It is up, and what it is for never answers.
+    #[test]
+    #[ignore = "needs QEMU and root: run by ./test --long"]
+    fn a_new_os_whose_port_never_answers_goes_and_the_old_one_comes_back() {
+        let mut node =
+            start("trial-port", &["s/^deadline-seconds.*/deadline-seconds = 10/", "s/^commit.*/ports = [4242]/"]);
+        node.order().expect("it goes down");
+        node.machine.wait_for("lab: tiny 2 is up", PREPARED).expect("the new OS");
+        node.machine.wait_for("lab: tiny 2 goes down", PREPARED).expect("it is not well");
+        node.machine.wait_for("lab: tiny 1 is up", PREPARED).expect("the old OS");
+        node.machine.wait_until_up(UP).expect("up");
+        node.runs("1").expect("the version");
+        let said = node.status("rolled back to the old OS").expect("a verdict");
+        say(&said);
+        assert!(said.contains("4242"), "{said}");
+        node.has_its_data().expect("its data");
+    }
+
+    /// Cut off while it is judged, it is the same OS again, and judged from the beginning.
+    #[test]
+    #[ignore = "needs QEMU and root: run by ./test --long"]
+    fn a_power_cut_in_the_trial_leads_into_the_trial_again() {
+        let mut node = start("trial-cut", &[]);
+        let hook = "mkdir -p /etc/keepstate/hooks/trial.d && cd /etc/keepstate/hooks/trial.d && \
+                    printf '#!/bin/sh\\necho judged >>/data/judged; sync; sleep 10\\n' >10-slow && chmod +x 10-slow && sync";
+        node.machine.sh(hook).expect("a hook");
+        node.order().expect("it goes down");
+        node.machine.wait_for("lab: tiny 2 is up", PREPARED).expect("the new OS");
+        node.machine.wait_until_up(UP).expect("up");
+        node.machine.sh_within("until test -e /data/judged; do sleep 0.1; done", UP).expect("it is judged");
+        node.machine.cut_power();
+        node.machine.power_on().expect("on");
+        node.machine.wait_until_up(UP).expect("up");
+        node.runs("2").expect("the version");
+        say(&node.status("passed its trial").expect("a verdict"));
+        let judged = node.machine.sh("cat /data/judged").expect("an answer");
+        assert_eq!(judged, "judged\njudged", "once in each boot");
+        node.roll_back().expect("the old OS is back");
+        node.has_its_data().expect("its data");
+    }
 }

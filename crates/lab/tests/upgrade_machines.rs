@@ -213,6 +213,36 @@ fn an_upgrade_that_cannot_fetch_comes_back_into_the_old_os() {
     }
 }
 
+/// The order to restart hangs, as one does that somebody holds up; and then the machine is switched off instead.
+#[test]
+#[ignore = "needs QEMU and root: run by ./test --long"]
+fn a_debian_that_is_switched_off_instead_of_restarted_is_not_flashed() {
+    let (versions, mut machine) = plain("upgrade-poweroff");
+    let hang = "#!/bin/sh\ncase $* in *reboot*) echo armed >/data/last; exec sleep 1000 ;; esac\nexec /root/systemctl \"$@\"\n";
+    machine.write_file("/root/hang", hang.as_bytes()).expect("written");
+    let put = "cp /usr/bin/systemctl /root && chmod +x /root/hang && mount -o bind /root/hang /usr/bin/systemctl";
+    machine.sh(put).expect("it hangs");
+    machine.sh_within(&versions.command("prepare", 2), PREPARED).expect("prepared");
+    machine.tell(&format!("{} --yes", versions.command("upgrade", 2))).expect("told");
+    machine.sh_within("until grep armed /data/last; do sleep 1; done", PREPARED).expect("armed");
+    machine.sh("test -x /run/initramfs/shutdown").expect("it would be given the machine");
+    machine.tell("/root/systemctl poweroff").expect("told");
+    machine.wait_for("is PID 1, called to power off", PREPARED).expect("the imager");
+    machine.wait_for("the job is done at a restart only: nothing is touched", UP).expect("it says so");
+    machine.wait_for_power_off(UP).expect("off");
+    let after = machine.folder().join("root.after");
+    machine.read_disk("root", &after).expect("read");
+    let differ = |one: &Path| versions::differing(one, &versions.v2).expect("compared");
+    let (apart, left) = (differ(&versions.v1), differ(&after));
+    assert!(apart.iter().all(|chunk| left.contains(chunk)), "there is something of the new OS");
+    machine.power_on().expect("on");
+    machine.wait_until_up(UP).expect("up");
+    machine.sh_within("until mountpoint -q /data; do sleep 1; done", UP).expect("mounted");
+    say(&status(&mut machine, "failed; the old OS is as it was").expect("a verdict"));
+    assert_eq!(machine.sh("cat /etc/version").expect("an answer"), "1");
+    std::fs::remove_file(&after).expect("removed");
+}
+
 /// With nothing kept, the disk is the image: read from outside, before it boots for the first time.
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]

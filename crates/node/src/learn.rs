@@ -221,6 +221,9 @@ mod tests {
             "it put the old disk back"
         );
         assert_eq!(verdict(Some(&ending(Task::Undo, true)), None, State::RollingBack).1, What::Done);
+        let by_itself = Ending { why: Some("the disk is broken".into()), ..ending(Task::Undo, true) };
+        let (_, _, text) = verdict(Some(&by_itself), None, State::Entering);
+        assert!(text.contains("because the new OS could not be written: the disk is broken"), "{text}");
         assert_eq!(verdict(Some(&ending(Task::Undo, false)), None, State::RollingBack).0, step::UNDO);
     }
 
