@@ -34,6 +34,11 @@ impl Host {
         Path::new("/").join(path.strip_prefix(&self.root).unwrap_or(path))
     }
 
+    /// Whether systemd is PID 1: it makes this directory before anything else, and nobody else does (`sd_booted(3)`).
+    pub fn is_systemd(&self) -> bool {
+        self.path("/run/systemd/system").is_dir()
+    }
+
     /// A text file, or nothing if it does not exist.
     pub fn text(&self, path: impl AsRef<Path>) -> Result<Option<String>> {
         text(&self.path(path))

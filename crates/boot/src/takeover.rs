@@ -62,7 +62,7 @@ impl Facts {
         let namespace = |process: &str| fs::read_link(host.path("/proc").join(process).join("ns/mnt")).ok();
         Ok(Self {
             init: host.text("/proc/1/comm")?.unwrap_or_default().trim().into(),
-            systemd: if host.path("/run/systemd/system").is_dir() { systemd_version(host)? } else { None },
+            systemd: if host.is_systemd() { systemd_version(host)? } else { None },
             is_container: host.path("/run/systemd/container").exists(),
             same_mounts: namespace("self").is_some_and(|own| namespace("1") == Some(own)),
             root,

@@ -70,6 +70,12 @@ impl Options {
         Self { size: "2G".into(), ..Self::default() }
     }
 
+    /// What suits the small Debian with sysvinit: 1 GiB, and network cards by the names that `/etc/network/interfaces` has.
+    pub fn sysvinit() -> Self {
+        let command_line = format!("{} net.ifnames=0", Self::default().command_line);
+        Self { size: "1G".into(), command_line, ..Self::default() }
+    }
+
     /// With our agent in it.
     #[must_use]
     pub fn with_agent(mut self) -> Self {

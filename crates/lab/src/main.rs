@@ -80,6 +80,7 @@ struct BootArgs {
 enum SystemName {
     Tiny,
     Debian,
+    Sysvinit,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -132,6 +133,7 @@ impl SystemArgs {
         let recipe = match self.system {
             SystemName::Tiny => Recipe::tiny(self.version),
             SystemName::Debian => Recipe::debian(self.version),
+            SystemName::Sysvinit => Recipe::sysvinit(self.version),
         };
         let recipe = self.with.iter().fold(recipe, |recipe, package| recipe.with(package));
         Ok(recipe.tree()?)
@@ -141,6 +143,7 @@ impl SystemArgs {
         let options = match self.system {
             SystemName::Tiny => Options::default(),
             SystemName::Debian => Options::debian(),
+            SystemName::Sysvinit => Options::sysvinit(),
         };
         Ok(Baker::built()?.bake(&self.tree()?, &options)?)
     }

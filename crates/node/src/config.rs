@@ -136,7 +136,8 @@ pub struct Pair {
 pub struct Trial {
     /// How long it may take, seconds.
     pub deadline_seconds: u64,
-    /// Units of the OS that have to be active before the datastore starts.
+    /// Units of the OS that have to be active before the datastore starts. Without systemd, `NAME.service` is the service whose
+    /// script is `/etc/init.d/NAME`, here and in `units`.
     pub system_units: Vec<String>,
     /// What of the node's surroundings has to be as it was before the datastore starts.
     pub compare: Vec<Aspect>,

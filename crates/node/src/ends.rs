@@ -19,8 +19,7 @@ use crate::node::Node;
 use crate::origin::Origin;
 use crate::record::Record;
 use crate::state::{State, step};
-use crate::units::systemctl;
-use crate::{enter, entrance, environment, failures};
+use crate::{enter, entrance, environment, failures, units};
 
 impl Node {
     /// Keeps the new OS, and gives up the way back.
@@ -33,7 +32,7 @@ impl Node {
             self.let_go()?;
             let end = Instant::now() + self.deadline();
             for unit in &self.config.trial.units {
-                systemctl(&["start", unit], end).map_err(|failure| Error::Refused(failure.why))?;
+                units::start(&self.machine, unit, end).map_err(|failure| Error::Refused(failure.why))?;
             }
         }
         self.keep(&record)

@@ -34,8 +34,6 @@ use crate::error::{Error, Result};
 
 /// Says that a kernel which is loaded for kexec is ours. In memory, as that kernel is.
 const LOADED: &str = "/run/keepstate/kexec-loaded";
-/// systemd makes this directory before anything else, and nobody else does (`sd_booted(3)`).
-const SYSTEMD: &str = "/run/systemd/system";
 /// What the imager mounts besides the place: the root that it has flashed. Images of earlier releases do not say which.
 const NEW_ROOT: &str = "ext4";
 /// The module that gives loop devices: a place behind the image is mounted through one.
@@ -156,10 +154,9 @@ impl Entrance {
     /// the OS.
     pub fn restart(&self) -> Result<(), Failure> {
         let kind = self.kind().map_err(|error| Failure::last(error.to_string()))?;
-        let is_systemd = self.host.path(SYSTEMD).is_dir();
         let commands: &[&[&str]] = match kind {
             Kind::Kexec => &[&["systemctl", "--no-block", "kexec"]],
-            _ if is_systemd => &[&["systemctl", "--no-block", "reboot"]],
+            _ if self.host.is_systemd() => &[&["systemctl", "--no-block", "reboot"]],
             // sysvinit, OpenRC and runit have the first, busybox only the second.
             _ => &[&["shutdown", "-r", "now"], &["reboot"]],
         };

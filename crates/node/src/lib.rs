@@ -24,6 +24,7 @@ pub mod hooks;
 pub mod identity;
 mod learn;
 pub mod machine;
+mod masks;
 mod names;
 pub mod node;
 mod old_logs;

@@ -7,8 +7,10 @@
 //!          └────────────► roll back ◄───── may it go back? ─────────┘
 //!                                             └──► a person is asked
 //! ```
-//! The units wait for the gate, because the agent's generator tells systemd so (see `generator`). Where no gate was passed
-//! (an init that is not systemd, units that nobody named), whatever starts has started when the trial begins.
+//! The units wait for the gate, because the agent's generator tells systemd so (see `generator`). Under another init the gate
+//! stands before all services, also those that are asked for: there it only holds the datastore (see `masks`), and the trial
+//! judges both. Where no gate was run (units that nobody named, an image that starts none), whatever starts has started
+//! when the trial begins.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,7 @@ use crate::caches::Loading;
 use crate::error::{Error, Result};
 use crate::failures;
 use crate::hooks::{self, Moment, Told};
+use crate::masks;
 use crate::node::{Node, PATIENCE};
 use crate::origin::Origin;
 use crate::outage::{self, Moments};
@@ -31,7 +34,7 @@ use crate::record::Record;
 use crate::site::Site;
 use crate::state::{State, step};
 use crate::surroundings::Surroundings;
-use crate::units::{self, systemctl, wait_for_port};
+use crate::units::{self, wait_for_port};
 
 /// How long the data disk may take to be mounted.
 const MOUNTED_WITHIN: Duration = Duration::from_mins(1);
@@ -49,6 +52,8 @@ pub enum Came {
     Nothing,
     /// The new OS is well; its datastore may start.
     IsWell,
+    /// The datastore does not start before the trial has looked at the OS.
+    Held,
     /// The new OS has passed; `commit` is asked for.
     Passed,
     /// The new OS is kept.
@@ -88,6 +93,9 @@ impl Node {
             _ => return Ok(Came::Nothing),
         }
         self.hold()?;
+        if !self.machine.host().is_systemd() {
+            return Ok(Came::Held);
+        }
         let begin = Instant::now();
         self.note(step::TRIAL, What::Begun, None)?;
         drop(held);
@@ -173,7 +181,11 @@ impl Node {
     fn hold(&self) -> Result<()> {
         let held = self.machine.path(HELD);
         let made = held.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&held, ""));
-        made.map_err(failed("writing", held))
+        made.map_err(failed("writing", held))?;
+        if self.machine.host().is_systemd() {
+            return Ok(());
+        }
+        masks::put(&self.machine, &self.config.trial.units).map_err(failed("masking scripts in", masks::SCRIPTS.into()))
     }
 
     /// Whether the datastore's units are kept from starting.
@@ -182,6 +194,8 @@ impl Node {
     }
 
     pub(crate) fn let_go(&self) -> Result<()> {
+        let unmasked = masks::take_away(&self.machine, &self.config.trial.units);
+        unmasked.map_err(failed("unmasking scripts in", masks::SCRIPTS.into()))?;
         let held = self.machine.path(HELD);
         match fs::remove_file(&held) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("removing", held)(error)),
@@ -203,7 +217,7 @@ impl Node {
             let now = Surroundings::look(&root).map_err(|error| cannot("looking around", &error))?;
             let mut missing = record.surroundings.missing(&now, &self.config.trial.compare);
             missing.extend(self.displaced());
-            missing.extend(units::inactive(&self.config.trial.system_units)?);
+            missing.extend(units::inactive(&self.machine, &self.config.trial.system_units)?);
             if missing.is_empty() {
                 break;
             }
@@ -320,7 +334,7 @@ impl Node {
     fn judge_datastore(&self, record: &Record, end: Instant) -> Result<String, Failure> {
         let loading = Loading::begin(self);
         for unit in &self.config.trial.units {
-            systemctl(&["start", unit], end)?;
+            units::start(&self.machine, unit, end)?;
         }
         for port in &self.config.trial.ports {
             wait_for_port(*port, end)?;
@@ -330,7 +344,7 @@ impl Node {
         let told = Told { moment: Moment::Trial, upgrade: Some(&record.id), image: &record.image };
         let said = hooks::run(&self.config.hooks, &told, end)?;
         // A datastore may start, and end.
-        let ended = units::inactive(&self.config.trial.units)?;
+        let ended = units::inactive(&self.machine, &self.config.trial.units)?;
         if !ended.is_empty() {
             return Err(Failure::last(ended.join("; ")));
         }
@@ -413,6 +427,15 @@ mod tests {
         node.note(step::TRIAL, What::Done, None).unwrap();
         node.commit().unwrap();
         assert_eq!((told().as_str(), state(&node)), ("committed\nundrain\n", State::Committed));
+    }
+
+    #[test]
+    fn a_gate_without_systemd_holds_the_datastore_and_leaves_the_rest_to_the_trial() {
+        let folder = tempfile::tempdir().unwrap();
+        let (node, _) = node(folder.path(), &[]);
+        assert_eq!((node.gate().unwrap(), is_held(&node)), (Came::Held, true));
+        assert_eq!(state(&node), State::OnTrial);
+        assert!(node.journal().unwrap().last(step::TRIAL).is_none(), "nobody has judged yet");
     }
 
     #[test]

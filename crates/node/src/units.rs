@@ -1,4 +1,4 @@
-//! What the trial asks of systemd and of ports.
+//! What the trial asks of systemd, or of init scripts where PID 1 is another, and of ports.
 
 use std::fmt::Write;
 use std::fs;
@@ -26,32 +26,49 @@ const FOLDERS: [&str; 5] = [
     "/lib/systemd/system",
 ];
 
-/// Runs systemctl, until `end` at most.
-pub(crate) fn systemctl(arguments: &[&str], end: Instant) -> Result<(), Failure> {
-    let command = format!("systemctl {}", arguments.join(" "));
-    let mut child = Command::new("systemctl")
-        .args(arguments)
-        .stdin(Stdio::null())
-        .spawn()
-        .map_err(|error| Failure::last(format!("running {command}: {error}")))?;
+/// How long an init script may take to say whether its service runs.
+const SAID_WITHIN: Duration = Duration::from_secs(10);
+
+/// Starts a unit, until `end` at most.
+pub(crate) fn start(machine: &Machine, unit: &str, end: Instant) -> Result<(), Failure> {
+    if machine.host().is_systemd() {
+        return run(Command::new("systemctl").args(["start", unit]), end);
+    }
+    run(Command::new("service").args([service(unit), "start"]), end)
+}
+
+/// The name that a unit has as an init script.
+pub(crate) fn service(unit: &str) -> &str {
+    unit.strip_suffix(".service").unwrap_or(unit)
+}
+
+/// Runs a command, until `end` at most.
+fn run(command: &mut Command, end: Instant) -> Result<(), Failure> {
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    let words = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    let spawned = command.stdin(Stdio::null()).spawn();
+    let mut child = spawned.map_err(|error| Failure::last(format!("running {words}: {error}")))?;
     loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),
-            Ok(Some(status)) => return Err(Failure::last(format!("{command}: {status}"))),
+            Ok(Some(status)) => return Err(Failure::last(format!("{words}: {status}"))),
             Ok(None) if Instant::now() < end => thread::sleep(PAUSE),
             Ok(None) => {
                 let _ = child.kill().and_then(|()| child.wait());
-                return Err(Failure::last(format!("{command} did not end in time")));
+                return Err(Failure::last(format!("{words} did not end in time")));
             }
-            Err(error) => return Err(Failure::last(format!("waiting for {command}: {error}"))),
+            Err(error) => return Err(Failure::last(format!("waiting for {words}: {error}"))),
         }
     }
 }
 
 /// Which of these units are not active, each in a few words.
-pub(crate) fn inactive(units: &[String]) -> Result<Vec<String>, Failure> {
+pub(crate) fn inactive(machine: &Machine, units: &[String]) -> Result<Vec<String>, Failure> {
     if units.is_empty() {
         return Ok(Vec::new());
+    }
+    if !machine.host().is_systemd() {
+        return Ok(units.iter().filter_map(|unit| says_no(unit).err()).map(|failure| failure.why).collect());
     }
     let output = Command::new("systemctl").arg("is-active").args(units).stdin(Stdio::null()).output();
     let output = output.map_err(|error| Failure::last(format!("running systemctl is-active: {error}")))?;
@@ -64,6 +81,13 @@ pub(crate) fn inactive(units: &[String]) -> Result<Vec<String>, Failure> {
         .filter(|(_, state)| state != "active")
         .map(|(unit, state)| format!("{unit} is {state}"))
         .collect())
+}
+
+/// Asks an init script whether its service runs; an error if it does not, or if there is no such script.
+fn says_no(unit: &str) -> Result<(), Failure> {
+    let mut status = Command::new("service");
+    status.args([service(unit), "status"]).stdout(Stdio::null()).stderr(Stdio::null());
+    run(&mut status, Instant::now() + SAID_WITHIN)
 }
 
 /// Waits until somebody listens at a port of this node, at whichever of its addresses: many datastores listen at one only.

@@ -7,6 +7,7 @@ use super::error::{Error, Result};
 use super::identity::Identity;
 use super::menu::{self, Kernel};
 use super::tree::{Content, Kind, Node, Tree};
+use crate::agent;
 
 const UNIT: &str = "\
 [Unit]
@@ -35,7 +36,6 @@ ExecStart=/usr/bin/keepstate node gate
 const GATE_PATH: &str = "etc/systemd/system/keepstate-gate.service";
 const GENERATOR_PATH: &str = "etc/systemd/system-generators/keepstate-generator";
 const UNIT_PATH: &str = "etc/systemd/system/keepstate-agent.service";
-const WANTS_PATH: &str = "etc/systemd/system/multi-user.target.wants/keepstate-agent.service";
 const MENU_PATH: &str = "boot/grub/grub.cfg";
 const ENVIRONMENT_PATH: &str = "boot/grub/grubenv";
 const FSTAB_PATH: &str = "etc/fstab";
@@ -95,15 +95,34 @@ impl Additions<'_> {
         self.file(FSTAB_PATH, Node::file(menu::fstab(identity, kind).into_bytes(), 0o644, self.epoch))
     }
 
-    /// The agent: its program, its unit, and where its configuration goes.
+    /// The agent: its program, where its configuration goes, and what starts it by whichever init the tree has.
     pub(super) fn agent(&mut self, program: &Path) -> Result<()> {
         let metadata = fs::metadata(program).map_err(Error::io("looking at", program))?;
         let kind = Kind::File { size: metadata.len(), content: Content::At(program.to_owned()) };
         self.file("usr/bin/keepstate", Node { kind, ..Node::directory(0o755, self.epoch) })?;
         self.directory(Path::new("etc/keepstate"))?;
+        let has_systemd = agent::SYSTEMD.iter().any(|path| self.tree.id(Path::new(path)).is_some());
+        if has_systemd {
+            self.units()?;
+        }
+        let inittab = self.read(agent::INITTAB)?.as_deref().and_then(agent::added_to);
+        match inittab {
+            Some(text) => self.file(agent::INITTAB, Node::file(text.into_bytes(), 0o644, self.epoch))?,
+            None if !has_systemd => self.notes.push(format!(
+                "nothing starts the agent: the tree has no systemd ({}), and no sysvinit with runlevels (/{}); have its init run                  `keepstate node gate` before the datastore starts, and `keepstate node trial` when everything is up",
+                agent::SYSTEMD.map(|path| format!("/{path}")).join(", "),
+                agent::INITTAB
+            )),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// What systemd starts the agent by.
+    fn units(&mut self) -> Result<()> {
         self.file(UNIT_PATH, Node::file(UNIT.as_bytes(), 0o644, self.epoch))?;
         self.file(GATE_PATH, Node::file(GATE.as_bytes(), 0o644, self.epoch))?;
-        for (path, to) in [(WANTS_PATH, UNIT_PATH), (GENERATOR_PATH, "usr/bin/keepstate")] {
+        for (path, to) in [(agent::WANTED, UNIT_PATH), (GENERATOR_PATH, "usr/bin/keepstate")] {
             let kind = Kind::Symlink(format!("/{to}").into_bytes());
             self.file(path, Node { kind, ..Node::directory(0o777, self.epoch) })?;
         }
@@ -241,19 +260,43 @@ mod tests {
         assert!(text(&tree, "etc/fstab").starts_with("/dev/sda1") && notes.len() == 1);
     }
 
-    #[test]
-    fn the_agent_is_a_program_a_unit_and_a_directory() {
+    /// What a tree of these files is with the agent in it, and what was noted of that.
+    fn with_agent(files: &[(&str, &str)]) -> (Tree, Vec<String>) {
         let program = tempfile::NamedTempFile::new().unwrap();
         fs::write(program.path(), "program").unwrap();
-        let mut tree = tree(&[]);
-        add(&mut tree, |add| add.agent(program.path())).unwrap();
+        let mut tree = tree(files);
+        let ((), notes) = add(&mut tree, |add| add.agent(program.path())).unwrap();
+        (tree, notes)
+    }
+
+    #[test]
+    fn the_agent_is_a_program_a_unit_and_a_directory() {
+        let (tree, notes) = with_agent(&[("usr/lib/systemd/systemd", "program")]);
         let node = tree.get(Path::new("usr/bin/keepstate")).unwrap();
         assert!(matches!(node.kind, Kind::File { size: 7, .. }) && node.mode == 0o755);
         assert!(text(&tree, UNIT_PATH).contains("ExecStart=/usr/bin/keepstate node trial\n"));
         assert!(tree.get(Path::new("etc/keepstate")).unwrap().is_directory());
-        assert!(
-            matches!(&tree.get(Path::new(WANTS_PATH)).unwrap().kind, Kind::Symlink(to) if to.starts_with(b"/etc/"))
-        );
+        let wanted = &tree.get(Path::new(agent::WANTED)).unwrap().kind;
+        assert!(matches!(wanted, Kind::Symlink(to) if to.starts_with(b"/etc/")));
+        assert_eq!(notes, <[&str; 0]>::default());
+    }
+
+    #[test]
+    fn without_systemd_the_agent_is_started_by_inittab() {
+        let inittab = "id:2:initdefault:\nl2:2:wait:/etc/init.d/rc 2\n";
+        let (tree, notes) = with_agent(&[(agent::INITTAB, inittab)]);
+        let lines = text(&tree, agent::INITTAB);
+        assert!(lines.contains("node gate\nl2:2:wait") && lines.ends_with("node trial\n"), "{lines}");
+        assert!(tree.id(Path::new(UNIT_PATH)).is_none() && notes.is_empty(), "{notes:?}");
+    }
+
+    #[test]
+    fn that_nothing_would_start_the_agent_is_noted() {
+        for files in [&[][..], &[(agent::INITTAB, "::sysinit:/etc/init.d/rcS\n")]] {
+            let (tree, notes) = with_agent(files);
+            assert!(tree.id(Path::new("usr/bin/keepstate")).is_some() && tree.id(Path::new(UNIT_PATH)).is_none());
+            assert!(notes.len() == 1 && notes[0].contains("nothing starts the agent"), "{notes:?}");
+        }
     }
 
     #[test]

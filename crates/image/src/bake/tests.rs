@@ -199,6 +199,10 @@ fn the_disk_has_the_size_the_reserve_and_the_firmware_that_were_asked_for() {
 #[ignore = "needs e2fsprogs, GRUB and mtools: run by ./test"]
 fn the_agent_is_in_the_image_when_it_was_asked_for() {
     let bench = Bench::new();
+    let mut with_systemd = tarball(1);
+    with_systemd.directory("./usr/lib/systemd");
+    with_systemd.file("./usr/lib/systemd/systemd", b"program");
+    fs::write(bench.path("1.tar"), with_systemd.finish()).unwrap();
     fs::write(bench.path("program"), noise(5, 200_000)).unwrap();
     let options = Options { agent: Some(bench.path("program")), epoch: Some(2000), ..Options::default() };
     let baked = bench.bake("1.tar", "1.raw", &options).unwrap();
@@ -211,6 +215,7 @@ fn the_agent_is_in_the_image_when_it_was_asked_for() {
     let unit = root.read_to_string("/etc/systemd/system/multi-user.target.wants/keepstate-agent.service").unwrap();
     assert!(unit.contains("ExecStart=/usr/bin/keepstate node trial"));
     assert!(root.metadata("/etc/keepstate").unwrap().is_dir());
+    assert!(baked.facts.unwrap().setup.unwrap().has_agent, "what is put in is what is found");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use model::manifest::{Facts, Formats, Programs, Setup, UnitMount};
 use super::efi;
 use super::files::Files;
 use super::first_boot::formats;
+use crate::agent;
 
 /// A configuration or script that is longer is none.
 const BYTES_MAX: usize = 1 << 20;
@@ -44,8 +45,6 @@ const CLOUD_AGENTS: [(&str, &str); 8] = [
     ("sssd", "/etc/sssd/sssd.conf"),
 ];
 const SSH_SERVERS: [&str; 4] = ["/usr/sbin/sshd", "/usr/bin/sshd", "/usr/sbin/dropbear", "/usr/bin/tailscaled"];
-/// Where `image bake --with-agent` puts the agent's unit.
-const AGENT: &str = "/etc/systemd/system/multi-user.target.wants/keepstate-agent.service";
 
 /// Reads it all but the programs of firmware, which stand on another filesystem.
 pub(super) fn read(root: &(impl Files + ?Sized), facts: &Facts) -> Result<Setup, String> {
@@ -67,10 +66,20 @@ pub(super) fn read(root: &(impl Files + ?Sized), facts: &Facts) -> Result<Setup,
         open_consoles: open_consoles(root)?,
         cloud_agents,
         has_ssh_server,
-        has_agent: root.has(AGENT)?,
+        has_agent: has_agent(root)?,
         efi_programs: Programs::default(),
         kernels: kernels(root)?,
     })
+}
+
+/// Whether the agent is there and somebody starts it.
+fn has_agent(root: &(impl Files + ?Sized)) -> Result<bool, String> {
+    let has = |path: &str| root.has(&format!("/{path}"));
+    let inittab = root.script(&format!("/{}", agent::INITTAB), BYTES_MAX)?;
+    if inittab.is_some_and(|text| agent::is_in(&text)) {
+        return Ok(true);
+    }
+    Ok(has(agent::WANTED)? && (has(agent::SYSTEMD[0])? || has(agent::SYSTEMD[1])?))
 }
 
 fn all_formats(root: &(impl Files + ?Sized), facts: &Facts) -> Result<Vec<Formats>, String> {
@@ -329,13 +338,25 @@ mod tests {
                 "/etc/systemd/system/serial-getty@ttyS0.service.d/login.conf",
                 "ExecStart=-/sbin/agetty --autologin root %I",
             ),
-            (AGENT, "[Unit]"),
         ]);
         assert_eq!(found.authorized_keys, ["/home/me/.ssh/authorized_keys", "/etc/ssh/sshd_config.d/ca.conf"]);
         assert_eq!(found.passwords, ["me", "guest"]);
         assert_eq!(found.open_consoles, ["/etc/systemd/system/serial-getty@ttyS0.service.d/login.conf"]);
         assert_eq!(found.cloud_agents, ["cloud-init"]);
-        assert!(found.has_ssh_server && found.has_agent);
+        assert!(found.has_ssh_server);
+    }
+
+    #[test]
+    fn an_agent_counts_where_something_starts_it() {
+        let unit = ("/etc/systemd/system/multi-user.target.wants/keepstate-agent.service", "[Unit]");
+        assert!(!setup(&[unit]).has_agent, "nothing reads units there");
+        for systemd in ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"] {
+            assert!(!setup(&[(systemd, "\x7fELF")]).has_agent);
+            assert!(setup(&[unit, (systemd, "\x7fELF")]).has_agent);
+        }
+        let inittab = agent::added_to("l2:2:wait:/etc/init.d/rc 2\n").unwrap();
+        assert!(setup(&[("/etc/inittab", &inittab)]).has_agent);
+        assert!(!setup(&[("/etc/inittab", "l2:2:wait:/etc/init.d/rc 2\n"), unit]).has_agent);
     }
 
     #[test]

@@ -213,6 +213,7 @@ fn came(came: Came, node: &Node, output: &Output) -> Result<()> {
     output.note(match came {
         Came::Nothing => "nothing waits for a trial",
         Came::IsWell => "the new OS is well: its datastore may start",
+        Came::Held => "the datastore is held until the trial has found the new OS well",
         Came::Passed => "the new OS has passed its trial; `keepstate node commit` keeps it",
         Came::Committed => "the new OS is committed",
         Came::RollingBack => "the new OS failed its trial: the old one is called back",

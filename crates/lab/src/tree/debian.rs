@@ -47,8 +47,12 @@ const PAYLOAD_BYTES: usize = 64 << 10;
 
 /// The packages of the small Debian, and more.
 pub(super) fn packages(more: &[String]) -> Vec<&str> {
-    let lines = PACKAGES.lines().filter(|line| !line.starts_with('#'));
-    lines.flat_map(str::split_whitespace).chain(more.iter().map(String::as_str)).collect()
+    listed(PACKAGES).chain(more.iter().map(String::as_str)).collect()
+}
+
+/// The names in a list of packages.
+pub(super) fn listed(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace)
 }
 
 /// Installs these packages.
@@ -114,11 +118,21 @@ fn ssh(key: &str, root: &Path) -> Result<()> {
 
 /// Makes a version of the Debian in `base`; if it has an SSH server, that takes `key`.
 pub(super) fn derive(version: u32, base: &Path, key: &str, root: &Path) -> Result<()> {
-    run::output(run::command("cp", ["-a", "--reflink=auto"]).arg(base).arg(root))?;
+    copy(base, root)?;
     own(root)?;
     if !key.is_empty() {
         ssh(key, root)?;
     }
+    number(version, root)
+}
+
+/// Copies an installed Debian.
+pub(super) fn copy(base: &Path, root: &Path) -> Result<()> {
+    run::output(run::command("cp", ["-a", "--reflink=auto"]).arg(base).arg(root)).map(drop)
+}
+
+/// Makes a Debian this version: half of what it holds besides its packages is the same in all.
+pub(super) fn number(version: u32, root: &Path) -> Result<()> {
     let release = root.join("usr/lib/os-release");
     let text = fs::read_to_string(&release).map_err(io("reading", release.display()))?;
     run::write(&release, format!("{text}IMAGE_ID=debian\nIMAGE_VERSION={version}\n"))?;

@@ -6,6 +6,7 @@ mod debian;
 mod etcd;
 mod initramfs;
 mod modules;
+mod sysvinit;
 mod tiny;
 
 use std::fs::{self, File};
@@ -43,6 +44,15 @@ const DEBIAN: [&str; 7] = [
     include_str!("../../recipes/tiny/control-shell"),
     PACKAGES_BY,
 ];
+/// What is made of it where its init is sysvinit.
+const SYSVINIT: [&str; 6] = [
+    include_str!("debian.rs"),
+    include_str!("sysvinit.rs"),
+    include_str!("../../recipes/sysvinit/data"),
+    include_str!("../../recipes/sysvinit/ready"),
+    include_str!("../../recipes/tiny/control-shell"),
+    PACKAGES_BY,
+];
 /// Marks the lab's key in the trees of machines that it may enter.
 const KEY_COMMENT: &str = "keepstate-lab";
 
@@ -53,6 +63,8 @@ pub enum System {
     Tiny,
     /// A small Debian with systemd.
     Debian,
+    /// A small Debian with sysvinit, and Redis.
+    Sysvinit,
 }
 
 /// How a root tree is made.
@@ -99,6 +111,11 @@ impl Recipe {
         Self::new(System::Debian, version)
     }
 
+    /// The small Debian with sysvinit instead of systemd and Redis on its data disk, version 1, 2, …
+    pub fn sysvinit(version: u32) -> Self {
+        Self::new(System::Sysvinit, version)
+    }
+
     /// With another of Debian's packages; the tiny system has none. With `openssh-server`, root may come in with the
     /// lab's key ([`crate::Machine::ssh`]).
     #[must_use]
@@ -137,9 +154,9 @@ impl Recipe {
     /// The tree, made if the cache does not have it. The first Debian takes a minute and a half, a further version of it
     /// seconds; the first tiny one takes seven seconds.
     pub fn tree(&self) -> Result<Tree> {
-        if self.system == System::Tiny && !self.packages.is_empty() {
+        if self.system != System::Debian && !self.packages.is_empty() {
             let packages = self.packages.join(" ");
-            return Err(Error::Senseless(format!("the tiny system has no packages such as {packages}")));
+            return Err(Error::Senseless(format!("only the Debian with systemd takes packages such as {packages}")));
         }
         tools::need(&tools::TREE)?;
         let cache = cache()?;
@@ -152,6 +169,18 @@ impl Recipe {
                 let texts = [packages.as_slice(), &TINY, &[&version]].concat();
                 cached(&cache, &format!("tiny-{}", self.version), &texts, |root| {
                     tiny::build(self.version, &files.root, root)
+                })
+            }
+            System::Sysvinit => {
+                let packages = sysvinit::packages();
+                let base = [&[PACKAGES_BY], packages.as_slice()].concat();
+                let installed =
+                    cached(&cache, "sysvinit-base", &base, |root| debian::install(Release::Bookworm, &packages, root))?;
+                let texts = [base.as_slice(), &SYSVINIT, &[&version]].concat();
+                cached(&cache, &format!("sysvinit-{}", self.version), &texts, |root| {
+                    debian::copy(&installed.root, root)?;
+                    sysvinit::own(root)?;
+                    debian::number(self.version, root)
                 })
             }
             System::Debian => {

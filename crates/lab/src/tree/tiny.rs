@@ -21,12 +21,14 @@ const NODE: &str = "place = \"/data/keepstate\"\naccept = [\"login\", \"secure b
                     commit = false\n";
 const MODULES: &str = include_str!("../../recipes/tiny/modules.txt");
 /// Scripts, where they stand in the tree.
-const SCRIPTS: [(&str, &str); 5] = [
+const SCRIPTS: [(&str, &str); 6] = [
     ("etc/rc", include_str!("../../recipes/tiny/rc")),
     ("etc/acpi/PWRF/00000080", "#!/bin/sh\nexec poweroff\n"),
     ("sbin/control-shell", include_str!("../../recipes/tiny/control-shell")),
     ("sbin/init", include_str!("../../recipes/tiny/init")),
     ("bin/systemctl", include_str!("../../recipes/tiny/systemctl")),
+    // By its place one tells that the system has systemd, for which our init stands in.
+    ("usr/lib/systemd/systemd", "#!/bin/sh\nexec /sbin/init\n"),
 ];
 const FOLDERS: [&str; 11] = ["boot", "data", "dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "var/lib"];
 /// What has to stand outside `/bin`: the kernel calls it by that path.

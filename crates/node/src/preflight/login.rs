@@ -49,8 +49,9 @@ pub(super) fn agent(facts: &Facts<'_>) -> Verdict {
     match facts.manifest.facts.as_ref().and_then(|image| image.setup.as_ref()) {
         Some(setup) if setup.has_agent => configured(facts),
         Some(_) => warning(
-            "the image has no agent (`image bake --with-agent`): there is no trial, so nothing judges the new OS or calls \
-             the old one back; no identity is kept; `keepstate node commit` or `rollback` has to be run there by hand",
+            "nothing in the image starts the agent (`image bake --with-agent` sees to it where systemd or sysvinit does the \
+             starting): there is no trial, so nothing judges the new OS or calls the old one back; no identity is kept; \
+             `keepstate node commit` or `rollback` has to be run there by hand",
         ),
         None => warning(
             "whether the image has an agent is not known: without one there is no trial, and no identity is kept",

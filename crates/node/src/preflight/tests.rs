@@ -525,7 +525,10 @@ fn an_agent_that_would_find_no_configuration_is_refused() {
     let found = check(&facts).into_iter().find(|finding| finding.what == "agent").unwrap();
     is_not_refused(&found, &["warning", "no trial", "is accepted"]);
     let none = |facts: &mut Facts<'_>| facts.configuration = Ok(Configuration::Nowhere);
-    is_not_refused(&verdict("agent", |image| setup(image).has_agent = false, none), &["warning", "has no agent"]);
+    is_not_refused(
+        &verdict("agent", |image| setup(image).has_agent = false, none),
+        &["warning", "nothing in the image starts the agent"],
+    );
 }
 
 /// A node that is fresh after each upgrade left its probe behind, and its way back into traffic.

@@ -67,7 +67,7 @@ pub(crate) struct Args {
     /// Keep so much free behind the image, for a safe place: the disk has to hold both, and 1 MiB more
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     reserve: Option<u64>,
-    /// Put this very program into the image, with the unit of its agent
+    /// Put this very program into the image, and have systemd or sysvinit start its agent
     #[arg(long)]
     with_agent: bool,
     /// The time that stands for now, and that no file is newer than; by default that of the newest file
