@@ -10,30 +10,37 @@ use std::path::{Path, PathBuf};
 
 use sys::kernel;
 
+use crate::error::{Error, Result};
 use crate::machine::Machine;
-use crate::units::service;
+use crate::units;
 
-/// Where init scripts stand.
-pub(crate) const SCRIPTS: &str = "/etc/init.d";
-
-/// Keeps these units' scripts from being run.
-pub(crate) fn put(machine: &Machine, units: &[String]) -> io::Result<()> {
-    scripts(machine, units, false).iter().try_for_each(|script| kernel::bind(Path::new("/dev/null"), script))
+/// Keeps these units' scripts from being run. None is masked if one is not there: what starts its service is not known.
+pub(crate) fn put(machine: &Machine, units: &[String]) -> Result<()> {
+    let found =
+        |unit: &String| fs::canonicalize(script(machine, unit)).map_err(failed("masking", script(machine, unit)));
+    let scripts = units.iter().map(found).collect::<Result<Vec<_>>>()?;
+    let mask =
+        |script: &PathBuf| kernel::bind(Path::new("/dev/null"), script).map_err(failed("masking", script.clone()));
+    scripts.iter().filter(|script| !is_masked(script)).try_for_each(mask)
 }
 
 /// Lets them be run again.
-pub(crate) fn take_away(machine: &Machine, units: &[String]) -> io::Result<()> {
-    scripts(machine, units, true).iter().try_for_each(|script| kernel::unmount(script))
+pub(crate) fn take_away(machine: &Machine, units: &[String]) -> Result<()> {
+    let scripts = units.iter().filter_map(|unit| fs::canonicalize(script(machine, unit)).ok());
+    let unmask = |script: PathBuf| kernel::unmount(&script).map_err(failed("unmasking", script));
+    scripts.filter(|script| is_masked(script)).try_for_each(unmask)
 }
 
-/// The units' scripts, those that are masked or those that are not. A script that is not there cannot be run.
-fn scripts(machine: &Machine, units: &[String], masked: bool) -> Vec<PathBuf> {
-    let scripts = units.iter().filter_map(|unit| {
-        let script = fs::canonicalize(machine.path(SCRIPTS).join(service(unit))).ok()?;
-        let is_masked = fs::metadata(&script).ok()?.file_type().is_char_device();
-        (is_masked == masked).then_some(script)
-    });
-    scripts.collect()
+fn script(machine: &Machine, unit: &str) -> PathBuf {
+    machine.path(units::script(unit))
+}
+
+fn is_masked(script: &Path) -> bool {
+    fs::metadata(script).is_ok_and(|data| data.file_type().is_char_device())
+}
+
+fn failed(doing: &'static str, path: PathBuf) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::File { doing, path, source }
 }
 
 #[cfg(test)]
@@ -52,15 +59,18 @@ mod tests {
         fs::write(&script, "#!/bin/sh\n").unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
         let machine = Machine::below(folder.path());
-        let units = ["etcd.service".to_owned(), "gone.service".to_owned()];
+        let units = ["etcd.service".to_owned()];
+        let and_gone = [units[0].clone(), "gone.service".to_owned()];
         let runs = || Command::new(&script).status().is_ok_and(|status| status.success());
         let tried = kernel::alone(|| {
+            let why = put(&machine, &and_gone).unwrap_err().to_string();
+            assert!(why.contains("etc/init.d/gone"), "{why}");
             let before = runs();
             put(&machine, &units).unwrap();
             put(&machine, &units).unwrap();
             let held = runs();
-            take_away(&machine, &units).unwrap();
-            take_away(&machine, &units).unwrap();
+            take_away(&machine, &and_gone).unwrap();
+            take_away(&machine, &and_gone).unwrap();
             (before, held, runs())
         });
         assert_eq!(tried.unwrap(), (true, false, true), "before, held, let go");

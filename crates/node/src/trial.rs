@@ -179,13 +179,13 @@ impl Node {
 
     /// Keeps the datastore's units from starting.
     fn hold(&self) -> Result<()> {
+        if !self.machine.host().is_systemd() {
+            // Where one cannot be held, none counts as held.
+            masks::put(&self.machine, &self.config.trial.units)?;
+        }
         let held = self.machine.path(HELD);
         let made = held.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&held, ""));
-        made.map_err(failed("writing", held))?;
-        if self.machine.host().is_systemd() {
-            return Ok(());
-        }
-        masks::put(&self.machine, &self.config.trial.units).map_err(failed("masking scripts in", masks::SCRIPTS.into()))
+        made.map_err(failed("writing", held))
     }
 
     /// Whether the datastore's units are kept from starting.
@@ -194,8 +194,7 @@ impl Node {
     }
 
     pub(crate) fn let_go(&self) -> Result<()> {
-        let unmasked = masks::take_away(&self.machine, &self.config.trial.units);
-        unmasked.map_err(failed("unmasking scripts in", masks::SCRIPTS.into()))?;
+        masks::take_away(&self.machine, &self.config.trial.units)?;
         let held = self.machine.path(HELD);
         match fs::remove_file(&held) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("removing", held)(error)),
@@ -436,6 +435,15 @@ mod tests {
         assert_eq!((node.gate().unwrap(), is_held(&node)), (Came::Held, true));
         assert_eq!(state(&node), State::OnTrial);
         assert!(node.journal().unwrap().last(step::TRIAL).is_none(), "nobody has judged yet");
+    }
+
+    #[test]
+    fn a_datastore_without_a_script_that_could_be_masked_does_not_count_as_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut node, _) = node(folder.path(), &[]);
+        node.config.trial.units.push("etcd.service".into());
+        let why = chain(&node.gate().unwrap_err());
+        assert!(why.contains("etc/init.d/etcd") && !is_held(&node), "{why}");
     }
 
     #[test]

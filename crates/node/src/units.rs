@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use steps::Failure;
 use sys::mountinfo;
 
+use crate::commands::{self, Ended};
 use crate::machine::Machine;
 use crate::surroundings;
 
@@ -37,8 +38,13 @@ pub(crate) fn start(machine: &Machine, unit: &str, end: Instant) -> Result<(), F
     run(Command::new("service").args([service(unit), "start"]), end)
 }
 
-/// The name that a unit has as an init script.
-pub(crate) fn service(unit: &str) -> &str {
+/// The init script that is a unit where no systemd is.
+pub(crate) fn script(unit: &str) -> PathBuf {
+    Path::new("/etc/init.d").join(service(unit))
+}
+
+/// What `service` calls it.
+fn service(unit: &str) -> &str {
     unit.strip_suffix(".service").unwrap_or(unit)
 }
 
@@ -85,9 +91,15 @@ pub(crate) fn inactive(machine: &Machine, units: &[String]) -> Result<Vec<String
 
 /// Asks an init script whether its service runs; an error if it does not, or if there is no such script.
 fn says_no(unit: &str) -> Result<(), Failure> {
-    let mut status = Command::new("service");
-    status.args([service(unit), "status"]).stdout(Stdio::null()).stderr(Stdio::null());
-    run(&mut status, Instant::now() + SAID_WITHIN)
+    let asked = format!("service {} status", service(unit));
+    let mut command = Command::new("service");
+    command.args([service(unit), "status"]);
+    match commands::run(&mut command, Vec::new(), Instant::now() + SAID_WITHIN) {
+        Ok(Ended { status: Some(status), .. }) if status.success() => Ok(()),
+        Ok(Ended { status: Some(status), said }) => Err(Failure::last(format!("{asked}: {status}: {said}"))),
+        Ok(Ended { status: None, .. }) => Err(Failure::last(format!("{asked} did not end in time"))),
+        Err(error) => Err(Failure::last(format!("running {asked}: {error}"))),
+    }
 }
 
 /// Waits until somebody listens at a port of this node, at whichever of its addresses: many datastores listen at one only.

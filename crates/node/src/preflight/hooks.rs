@@ -19,7 +19,7 @@ pub(super) fn afterwards(facts: &Facts<'_>) -> Verdict {
     match &facts.hooks_left_behind {
         Ok(left) if left.is_empty() => fine("all that are for the new OS will be there"),
         // Without an agent nobody would run them; that is said for itself.
-        _ if !has_agent => fine("the image has no agent that would run any"),
+        _ if !has_agent => fine("nothing in the image starts the agent, which would run them"),
         Ok(left) => refused(
             "these would be neither run nor missed in the new OS, which does not have them: the image has none of that name, and \
              this node does not keep its own ([identity])",

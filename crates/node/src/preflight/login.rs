@@ -50,11 +50,12 @@ pub(super) fn agent(facts: &Facts<'_>) -> Verdict {
         Some(setup) if setup.has_agent => configured(facts),
         Some(_) => warning(
             "nothing in the image starts the agent (`image bake --with-agent` sees to it where systemd or sysvinit does the \
-             starting): there is no trial, so nothing judges the new OS or calls the old one back; no identity is kept; \
+             starting): there is no trial, so nothing judges the new OS or calls the old one back; \
              `keepstate node commit` or `rollback` has to be run there by hand",
         ),
         None => warning(
-            "whether the image has an agent is not known: without one there is no trial, and no identity is kept",
+            "whether the image has an agent is not known: without one there is no trial, so nothing judges the new OS or calls \
+             the old one back",
         ),
     }
 }
@@ -66,7 +67,7 @@ fn configured(facts: &Facts<'_>) -> Verdict {
         "put a {path} into the image, or keep the node's own: `items = {{ agent = \"keep\" }}` in `[identity]`"
     );
     match &facts.configuration {
-        Ok(Configuration::Carried) => fine("it starts with the image, configured as it is here"),
+        Ok(Configuration::Carried) => held(facts),
         Ok(Configuration::InImage) => fine(format!("it starts with the image, which has a {path} of its own")),
         Ok(Configuration::Nowhere) => refused(
             format!(
@@ -76,5 +77,22 @@ fn configured(facts: &Facts<'_>) -> Verdict {
             remedy,
         ),
         Err(why) => refused(format!("whether it would find a {path} in the new OS is not known: {why}"), remedy),
+    }
+}
+
+/// An agent that cannot hold the datastore would judge the OS when that has started.
+fn held(facts: &Facts<'_>) -> Verdict {
+    let remedy = "name them in `units` as the image's init scripts are called: `NAME.service` for /etc/init.d/NAME";
+    match &facts.not_held {
+        Ok(units) if units.is_empty() => fine("it starts with the image, configured as it is here"),
+        Ok(units) => refused(
+            format!(
+                "nothing would hold {} until the new OS is found well: the image has no systemd, and in /etc/init.d nothing of \
+                 that name",
+                units.join(", ")
+            ),
+            remedy,
+        ),
+        Err(why) => refused(format!("whether the datastore would be held in the new OS is not known: {why}"), remedy),
     }
 }

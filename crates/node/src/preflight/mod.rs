@@ -99,6 +99,8 @@ pub struct Facts<'a> {
     pub keeps_authorized_keys: bool,
     /// Where the new OS's agent finds its configuration; why that is not known.
     pub configuration: Result<Configuration, String>,
+    /// Units of the datastore, as this node calls them, that nothing could hold in the new OS; why that is not known.
+    pub not_held: Result<Vec<String>, String>,
     /// Files that are carried into the new OS: absolute paths.
     pub carried: Vec<String>,
     /// What will be lost, where somebody asked: it takes a while.

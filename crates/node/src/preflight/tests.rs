@@ -93,6 +93,7 @@ fn facts(manifest: &Manifest) -> Facts<'_> {
         hooks_left_behind: Ok(Vec::new()),
         keeps_authorized_keys: false,
         configuration: Ok(Configuration::Carried),
+        not_held: Ok(vec![]),
         carried: vec![],
         lost: None,
         accepted: &[],
@@ -492,7 +493,7 @@ fn any_one_way_in_for_a_person_is_enough() {
 #[test]
 fn an_image_without_the_agent_is_taken_with_a_warning_of_what_it_cannot_have() {
     let found = verdict("agent", |image| setup(image).has_agent = false, |_| {});
-    is_not_refused(&found, &["warning", "no trial", "no identity"]);
+    is_not_refused(&found, &["warning", "no trial", "nothing judges"]);
 }
 
 #[test]
@@ -544,7 +545,21 @@ fn hooks_that_the_new_os_will_not_have_are_refused() {
     is_refused(&afterwards(Err("no such store")), &["not known: no such store"]);
     let without_agent = |image: &mut Manifest| setup(image).has_agent = false;
     let left = |facts: &mut Facts<'_>| facts.hooks_left_behind = Ok(vec![undrain.into()]);
-    is_not_refused(&verdict("hooks afterwards", without_agent, left), &["no agent"]);
+    is_not_refused(&verdict("hooks afterwards", without_agent, left), &["nothing in the image starts the agent"]);
+}
+
+/// Without systemd a datastore is held by its init script, and the gate knows that by its unit's name.
+#[test]
+fn a_datastore_that_could_not_be_held_in_the_new_os_is_refused() {
+    let agent = |not_held: Result<Vec<String>, String>| verdict("agent", |_| {}, |facts| facts.not_held = not_held);
+    let unknown = Ok(vec!["postgresql@15-main.service".to_owned()]);
+    is_refused(&agent(unknown), &["postgresql@15-main.service", "no systemd", "/etc/init.d", "`units`"]);
+    is_refused(&agent(Err("no such store".into())), &["not known: no such store"]);
+    let own = |facts: &mut Facts<'_>| {
+        facts.configuration = Ok(Configuration::InImage);
+        facts.not_held = Ok(vec!["postgresql@15-main.service".to_owned()]);
+    };
+    is_not_refused(&verdict("agent", |_| {}, own), &["of its own"]);
 }
 
 #[test]

@@ -85,6 +85,7 @@ impl Node {
                 manifest.facts.as_ref().map(|image| &image.users),
             ),
             configuration: kept.and_then(|_| agent::configuration(&carried, &files)),
+            not_held: agent::not_held(&self.config.trial.units, &files),
             hooks_left_behind: hooks::left_behind(machine, &self.config.hooks, &carried, &files),
             carried,
             lost: (depth == Depth::Everything).then(|| lost::collect(machine)),

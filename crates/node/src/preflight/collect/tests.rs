@@ -322,6 +322,18 @@ fn the_owner_s_hooks_are_asked_and_told_of_the_upgrade_that_is_under_way() {
 }
 
 #[test]
+fn units_are_held_by_systemd_or_by_their_init_scripts() {
+    let units = ["redis-server.service".to_owned(), "etcd.service".to_owned()];
+    let image = |there: &'static str| move |path: &str, _: usize| Ok((path == there).then(Vec::new));
+    assert_eq!(agent::not_held(&units, &image("/usr/lib/systemd/systemd")), Ok(vec![]));
+    assert_eq!(agent::not_held(&units, &image("/lib/systemd/systemd")), Ok(vec![]));
+    assert_eq!(agent::not_held(&units, &image("/etc/init.d/redis-server")), Ok(vec![units[1].clone()]));
+    let broken = |_: &str, _: usize| Err("the store does not answer".to_owned());
+    assert_eq!(agent::not_held(&units, &broken), Err("the store does not answer".into()));
+    assert_eq!(agent::not_held(&[], &broken), Ok(vec![]), "there is nothing to hold");
+}
+
+#[test]
 fn the_image_is_looked_into_for_a_configuration_only_where_none_is_carried() {
     let has = |path: &str, _: usize| Ok((path == "/etc/keepstate/node.toml").then(Vec::new));
     let has_none = |_: &str, _: usize| Ok(None);
