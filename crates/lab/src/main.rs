@@ -2,6 +2,8 @@
 
 mod demo;
 mod outage;
+mod promise;
+mod turn;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,12 +33,17 @@ enum Command {
     Boot(BootArgs),
     /// Replace a server's OS and put it back, while a client keeps asking
     Demo,
-    /// Measure the outage of an upgrade beside that of a plain restart
-    Outage {
-        /// How often
-        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-        runs: u32,
-    },
+    /// Measure the outage of an upgrade beside that of a plain restart; fail if it is longer than promised
+    Outage(Runs),
+    /// Measure how long one upgrade takes that a developer tries; fail if it is longer than promised
+    Loop(Runs),
+}
+
+#[derive(Debug, clap::Args)]
+struct Runs {
+    /// How often
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
 }
 
 #[derive(Debug, clap::Args)]
@@ -124,7 +131,8 @@ fn carry_out(command: Command) -> Result<()> {
         }
         Command::Boot(args) => boot(&args),
         Command::Demo => demo::run(),
-        Command::Outage { runs } => outage::run(runs),
+        Command::Outage(Runs { runs }) => outage::run(runs),
+        Command::Loop(Runs { runs }) => turn::run(runs),
     }
 }
 

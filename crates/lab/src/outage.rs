@@ -6,10 +6,14 @@ use lab::say;
 use lab::server::Server;
 use serde_json::{Map, json};
 
+use crate::promise::{Promise, check, median};
+
 /// Of some 700 MiB that the root has in use, so much differs between the versions: 30 %.
 const OWN_MIB: u32 = 210;
 /// The ways out of the imager, as node.toml has them.
 const EXITS: [&str; 2] = ["firmware", "kexec"];
+/// So many times as long as a plain restart of the same machine in the same run, at most.
+const RATIO_MAX: f64 = 1.5;
 
 /// What was measured of one way out, a value for every run.
 #[derive(Debug, Default)]
@@ -19,7 +23,7 @@ struct Measured {
     parts: Vec<String>,
 }
 
-/// Measures `runs` times, and prints what was measured as JSON on standard output.
+/// Measures `runs` times, and prints what was measured as JSON on standard output; an error if an upgrade took too long.
 pub(crate) fn run(runs: u32) -> Result<()> {
     let mut server = Server::start("outage", OWN_MIB)?;
     let mut reboots = Vec::new();
@@ -36,11 +40,17 @@ pub(crate) fn run(runs: u32) -> Result<()> {
             measured.parts.push(parts);
         }
     }
+    let promises = exits.each_mut().map(|(exit, measured)| Promise {
+        what: format!("an upgrade, out by {exit}, beside a plain restart"),
+        measured: median(&mut measured.ratios),
+        at_most: RATIO_MAX,
+        unit: "x",
+    });
     let by_exit: Map<_, _> =
         exits.into_iter().map(|(exit, measured)| (exit.to_owned(), measured.into_json())).collect();
     let report = json!({ "runs": runs, "reboot_seconds": median(&mut reboots), "upgrade": by_exit });
     serde_json::to_writer_pretty(std::io::stdout(), &report)?;
-    Ok(())
+    check(&promises)
 }
 
 /// An upgrade with everything staged, and the way back. Gives how long the database was away, and the agent's own account.
@@ -63,9 +73,4 @@ impl Measured {
     fn into_json(mut self) -> serde_json::Value {
         json!({ "seconds": median(&mut self.seconds), "ratio": median(&mut self.ratios), "parts": self.parts })
     }
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -3,8 +3,8 @@
 mod digest;
 mod disk;
 mod facts;
+mod machines;
 mod measure;
-mod outage;
 mod promise;
 mod report;
 mod rows;
@@ -37,7 +37,9 @@ pub(crate) enum Bench {
     /// The most memory that a flash with an undo log holds
     Memory(Common),
     /// How long a server's database is away: a plain restart, and an upgrade of its OS, in emulation
-    Outage(outage::Args),
+    Outage(machines::Args),
+    /// How long one upgrade takes that a developer tries, from switching the machine on to the verdict, in emulation
+    Loop(machines::Args),
     /// Prove a skewed tree in our way and in others', cold and warm; medians as a table and as JSON
     Digest(digest::Args),
     /// Dump and load a scattered map of the page cache in our way and in others'
@@ -91,7 +93,8 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Flash(args) => flash(args),
         Bench::Memory(args) => memory(args),
-        Bench::Outage(args) => outage::run(args),
+        Bench::Outage(args) => machines::run("outage", args),
+        Bench::Loop(args) => machines::run("loop", args),
         Bench::Digest(args) => digest::run(args),
         Bench::Warmth(args) => warmth::run(args),
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask bench outage`: how long a server's database is away, for a plain restart and for an upgrade of its OS.
+//! What the lab measures, in emulation: `cargo xtask bench outage` and `cargo xtask bench loop`.
 
 use std::path::{Path, PathBuf};
 
@@ -6,11 +6,11 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{dist, run};
 
-/// What `bench outage` takes.
+/// What both take.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: cargo xtask bench outage --runs 5")]
 pub(crate) struct Args {
-    /// How often both are measured, in turn; the ratio is a median
+    /// How often all is measured; what counts are medians
     #[arg(long, default_value_t = 5)]
     runs: u32,
     /// The binary to measure; by default a static release binary is built
@@ -21,14 +21,14 @@ pub(crate) struct Args {
     memory: PathBuf,
 }
 
-/// Runs it: the lab measures, and prints what it found.
-pub(crate) fn run(args: &Args) -> Result<()> {
+/// Has the lab measure `what`. It prints what it found, and fails if that is more than was promised.
+pub(crate) fn run(what: &str, args: &Args) -> Result<()> {
     let binary = match &args.keepstate {
         Some(binary) => binary.clone(),
         None => dist::build(Path::new("target/dist"))?,
     };
     let runs = args.runs.to_string();
-    let lab = ["run", "--quiet", "--package", "keepstate-lab", "--", "outage", "--runs", &runs];
+    let lab = ["run", "--quiet", "--package", "keepstate-lab", "--", what, "--runs", &runs];
     let mut lab = run::command("cargo", lab);
     let folder = tempfile::tempdir_in(&args.memory).with_context(|| format!("using {}", args.memory.display()))?;
     // The machines, and the images that they are given.

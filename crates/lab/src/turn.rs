@@ -1,0 +1,77 @@
+//! How long a developer waits for one upgrade that he tries: a machine is switched on, told to take the next version, and has
+//! passed its trial. The images are there already.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use lab::server::{PREPARED, UP, status};
+use lab::{Disk, Machine, Options, Recipe, Versions, say};
+use serde_json::{Map, json};
+
+use crate::promise::{Promise, check, median};
+
+/// What is upgraded, and what was promised of it.
+struct System {
+    name: &'static str,
+    recipe: fn(u32) -> Recipe,
+    options: fn() -> Options,
+    seconds_max: f64,
+}
+
+const SYSTEMS: [System; 2] = [
+    System { name: "tiny", recipe: Recipe::tiny, options: Options::default, seconds_max: 30.0 },
+    System { name: "debian", recipe: Recipe::debian, options: Options::debian, seconds_max: 90.0 },
+];
+
+/// What was measured of one system, a value for every run.
+#[derive(Default)]
+struct Measured {
+    boots: Vec<f64>,
+    upgrades: Vec<f64>,
+    turns: Vec<f64>,
+}
+
+/// Measures `runs` times, and prints what was measured as JSON on standard output; an error if it was too long.
+pub(crate) fn run(runs: u32) -> Result<()> {
+    let mut report = Map::new();
+    let mut promises = Vec::new();
+    for System { name, recipe, options, seconds_max } in SYSTEMS {
+        let versions = Versions::make(name, [&recipe(1), &recipe(2)], &options())?;
+        let mut measured = Measured::default();
+        for run in 1..=runs {
+            let (boot, upgrade) = turn(name, &versions)?;
+            say(&format!("run {run} of {runs}: {name}: up after {boot:.1} s, upgraded after {upgrade:.1} s more"));
+            measured.boots.push(boot);
+            measured.upgrades.push(upgrade);
+            measured.turns.push(boot + upgrade);
+        }
+        let seconds = median(&mut measured.turns);
+        let (boot, upgrade) = (median(&mut measured.boots), median(&mut measured.upgrades));
+        let part = json!({ "seconds": seconds, "boot": boot, "upgrade": upgrade, "all": measured.turns });
+        report.insert(name.into(), part);
+        let what = format!("from switching a {name} system on to its upgrade's verdict");
+        promises.push(Promise { what, measured: seconds, at_most: seconds_max, unit: " s" });
+    }
+    serde_json::to_writer_pretty(std::io::stdout(), &json!({ "runs": runs, "turn": report }))?;
+    check(&promises)
+}
+
+/// Seconds until version 1 is up, and from the order (which prepares) to version 2's verdict.
+fn turn(name: &str, versions: &Versions) -> Result<(f64, f64)> {
+    let mut machine = Machine::new(&format!("turn-{name}"))?
+        .memory_mib(512)
+        .disk(Disk::image("root", &versions.v1))
+        .disk(Disk::ext4("data", 512 << 20, "data"));
+    let begin = Instant::now();
+    machine.power_on()?;
+    machine.wait_until_up(UP)?;
+    machine.sh_within("until grep -q ' /data ' /proc/mounts; do sleep 0.2; done", UP)?;
+    versions.trust(&mut machine)?;
+    let boot_id = machine.boot_id()?;
+    let boot = begin.elapsed();
+    let begin = Instant::now();
+    machine.tell(&format!("{} --yes >/data/upgrade.log 2>&1", versions.command("upgrade", 2)))?;
+    machine.wait_for_other_boot(&boot_id, PREPARED)?;
+    status(&mut machine, "passed its trial")?;
+    Ok((boot.as_secs_f64(), begin.elapsed().as_secs_f64()))
+}
