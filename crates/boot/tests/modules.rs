@@ -283,6 +283,7 @@ fn what_is_barred_or_gone_is_missing_and_so_is_what_needs_it() {
 fn what_is_built_in_needs_no_file_and_bonds_and_suppliers_are_not_forgotten() {
     let machine = cloud();
     machine.module("net/bonding.ko", &[], &[]);
+    machine.module("net/bridge/bridge.ko", &[], &[]);
     machine.module("clk/clock.ko", &[], &[]);
     machine.write(&format!("lib/modules/{RELEASE}/modules.builtin"), "kernel/drivers/nvme/host/nvme.ko\n");
     machine.depmod();
@@ -301,11 +302,15 @@ fn what_is_built_in_needs_no_file_and_bonds_and_suppliers_are_not_forgotten() {
     symlink(machine.root().join(link), supplied).expect("linked");
     machine.device("virtual/net/bond0", None, None, &["class/net/bond0"]);
     machine.write("sys/devices/virtual/net/bond0/uevent", "DEVTYPE=bond\nINTERFACE=bond0\n");
+    machine.device("virtual/net/br0", None, None, &["class/net/br0"]);
+    machine.write("sys/devices/virtual/net/br0/uevent", "DEVTYPE=bridge\nINTERFACE=br0\n");
     machine.device("virtual/net/lo", None, None, &["class/net/lo"]);
     let modules = machine.resolve(&[], &[]);
     assert_eq!(modules.missing, []);
     let has = |name: &str| names(&modules).contains(&name);
-    assert!(has("clock") && has("bonding") && !has("nvme"), "{:?}", names(&modules));
+    assert!(has("clock") && has("bonding") && has("bridge") && !has("nvme"), "{:?}", names(&modules));
+    let bonding = modules.modules.iter().find(|module| module.name == "bonding").expect("it is there");
+    assert_eq!(bonding.options, "max_bonds=0", "or it makes a bond of its own");
     assert_eq!(modules.firmware.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["nvme.bin"]);
 }
 

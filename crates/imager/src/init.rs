@@ -16,7 +16,7 @@ use crate::job::{Exit, Job, Task};
 use crate::leave::{self, Verb};
 use crate::supervise::{Course, Disk, Ended, Next, may};
 use crate::watchdog::Keeper;
-use crate::worker::{ENTERED, STOPPED, UNFINISHED, WRITING, chain, wall_clock};
+use crate::worker::{ENTERED, STOPPED, UNFINISHED, WHOLE, WRITING, chain, wall_clock};
 use crate::{JOB, RUN, WORKER, exit, mounts};
 
 /// Between two tries: what failed because something was not ready may be ready then.
@@ -27,6 +27,12 @@ const LOOK: Duration = Duration::from_millis(50);
 const LOADED_WITHIN: Duration = Duration::from_mins(1);
 /// How long it may take to keep the word that an operator stopped the job; its filesystem may not be mounted yet.
 const NOTED_WITHIN: Duration = Duration::from_secs(20);
+/// How long a worker may take whose disk is whole: to look at data disks, and to tell the node.
+const WORD_WITHIN: Duration = Duration::from_mins(2);
+/// How long a child is waited for that was killed: one that waits for a disk which does not answer does not end.
+const ENDED_WITHIN: Duration = Duration::from_secs(10);
+/// How long disks are waited for on the way out.
+const SYNCED_WITHIN: Duration = Duration::from_secs(45);
 /// How often it is said that a person is needed.
 const SAID_EVERY: Duration = Duration::from_mins(1);
 /// A kernel that panics restarts after so many seconds, so that it can be read why; told to wait for ever, it would.
@@ -60,6 +66,10 @@ pub fn run() -> ! {
     if let (Some(_), Some(access)) = (leave, &mut access) {
         // Here only after a panic: it is ended before.
         access.stop(|| ());
+    }
+    // While a watchdog would still notice: a disk that does not answer holds up whoever waits for it.
+    if leave.is_some() && !leave::sync_within(SYNCED_WITHIN) {
+        console.say("not all that was written lasts: a disk does not answer");
     }
     if let (Some(verb), Some(keeper)) = (&mut leave, &mut keeper) {
         let running = keeper.stop();
@@ -182,10 +192,7 @@ fn note_stopped(console: &Arc<Console>, request: &Request, keeper: &mut Keeper) 
     console.say(&why);
     let end = Instant::now() + NOTED_WITHIN;
     let written = fs::write(Path::new(RUN).join(STOPPED), why);
-    let ended = run_child(console, "note", std::iter::empty(), keeper, |keeper| {
-        keeper.pet();
-        Instant::now() < end
-    });
+    let ended = run_child(console, "note", std::iter::empty(), keeper, |keeper| until(end, keeper));
     if written.is_err() || ended != Ended::Done {
         console.say("this could not be kept for the node: its journal will only say that the imager left no word");
     }
@@ -236,13 +243,12 @@ fn load_new(console: &Arc<Console>, keeper: &mut Keeper, access: &mut Child) -> 
     let end = Instant::now() + LOADED_WITHIN;
     let mut is_stopped = false;
     let ended = run_child(console, "exit", std::iter::empty(), keeper, |keeper| {
-        keeper.pet();
         if let Some(request) = access.look() {
             let heeded = may(request.wish, Doing::Leaving, true, disk_now);
             is_stopped |= heeded.is_ok();
             access.answer(&request, heeded.is_ok(), heeded.err().unwrap_or("the machine restarts"));
         }
-        Instant::now() < end && !is_stopped
+        until(if is_stopped { Instant::now().min(end) } else { end }, keeper)
     });
     if is_stopped {
         return Verb::Restart;
@@ -260,19 +266,22 @@ fn release_old_root(console: &Console, keeper: &mut Keeper) {
     const PATIENCE: Duration = Duration::from_secs(15);
     let begin = Instant::now();
     // systemd unmounts it, or does not if it was busy: as long as it is mounted, its disk is in use.
-    if let Err(error) = mounts::release(Path::new(mounts::PLACE)) {
-        console.say(&format!("the node's place stays mounted: {error}"));
-    }
-    let released = loop {
-        match mounts::release(Path::new(mounts::OLD_ROOT)) {
-            Err(_) if begin.elapsed() < PATIENCE => {
-                keeper.pet();
-                thread::sleep(LOOK);
+    let mut release = |path: &str| {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match mounts::release(Path::new(path)) {
+                Err(_) if Instant::now() < end => {
+                    keeper.pet();
+                    thread::sleep(LOOK);
+                }
+                released => return released,
             }
-            released => break released,
         }
     };
-    match released {
+    if let Err(error) = release(mounts::PLACE) {
+        console.say(&format!("the node's place stays mounted: {error}"));
+    }
+    match release(mounts::OLD_ROOT) {
         Ok(()) => console.say(&format!("the old root is free after {:.1} s", begin.elapsed().as_secs_f64())),
         // Whoever opens the disk notices: it is opened exclusively.
         Err(error) => console.say(&format!("the old root stays: {error}")),
@@ -298,7 +307,7 @@ fn work(
     };
     // After the first write time is no reason to stop, and nobody looks at the disk again while somebody works on it.
     let (mut is_writing, mut is_late) = (false, false);
-    let mut asked = None;
+    let (mut asked, mut whole_until) = (None, None);
     let ended = run_child(console, name, job.environment.iter(), keeper, |keeper| {
         if let Some(request) = access.look()
             && !is_late
@@ -322,21 +331,35 @@ fn work(
                 }
             }
         }
-        if !is_late {
-            keeper.pet();
+        // What is left is a word, and a look at data disks; one of which may never answer.
+        if is_whole() {
+            return until(*whole_until.get_or_insert_with(|| Instant::now() + WORD_WITHIN), keeper);
         }
-        !is_late
+        if is_late {
+            return Go::End;
+        }
+        keeper.pet();
+        Go::On
     });
+    if ended == Ended::Failed && is_whole() {
+        console.say("the disk is whole: what the node is told of it may be less than there is to tell");
+        return (Ended::Done, asked);
+    }
     (ended, asked)
 }
 
-/// Runs this program as a child, until it ends. `go_on` is asked all the while; once it says no, the child is ended.
+/// Whether the worker has said that the disk is whole, and the node itself.
+fn is_whole() -> bool {
+    Path::new(RUN).join(WHOLE).exists()
+}
+
+/// Runs this program as a child, until it ends, or is done without. `go_on` is asked all the while.
 fn run_child<'a>(
     console: &Arc<Console>,
     what: &str,
     environment: impl Iterator<Item = (&'a String, &'a String)>,
     keeper: &mut Keeper,
-    mut go_on: impl FnMut(&mut Keeper) -> bool,
+    mut go_on: impl FnMut(&mut Keeper) -> Go,
 ) -> Ended {
     let started = Command::new("/proc/self/exe")
         .args([WORKER, JOB, what])
@@ -366,8 +389,14 @@ fn run_child<'a>(
                 break Ended::Failed;
             }
         }
-        if !go_on(keeper) {
-            let _ = worker.kill();
+        match go_on(keeper) {
+            Go::On => {}
+            Go::End => drop(worker.kill()),
+            Go::Without => {
+                let _ = worker.kill();
+                console.say("the worker cannot be ended: it is left where it is");
+                return Ended::Failed;
+            }
         }
         thread::sleep(LOOK);
     };
@@ -375,6 +404,30 @@ fn run_child<'a>(
         let _ = reader.join();
     }
     ended
+}
+
+/// What becomes of a child that has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Go {
+    /// It goes on.
+    On,
+    /// It is ended.
+    End,
+    /// It is ended, and not waited for: who waits for a disk that does not answer cannot be.
+    Without,
+}
+
+/// Of a child that has until `end`. Meanwhile the watchdog is told that we are alive; afterwards it is for the watchdog.
+fn until(end: Instant, keeper: &mut Keeper) -> Go {
+    let late = Instant::now().saturating_duration_since(end);
+    match late {
+        Duration::ZERO => {
+            keeper.pet();
+            Go::On
+        }
+        late if late < ENDED_WITHIN => Go::End,
+        _ => Go::Without,
+    }
 }
 
 /// Passes on what a child says.
@@ -430,6 +483,19 @@ fn after_panic() -> Option<Verb> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_child_that_cannot_be_ended_is_done_without_and_the_watchdog_hears_nothing_of_it() {
+        let mut keeper = Keeper::new(60);
+        let at = |seconds: i64| {
+            let now = Instant::now();
+            let by = Duration::from_secs(seconds.unsigned_abs());
+            if seconds < 0 { now.checked_sub(by).expect("the machine runs long enough") } else { now + by }
+        };
+        assert_eq!(until(at(5), &mut keeper), Go::On);
+        assert_eq!(until(at(-1), &mut keeper), Go::End);
+        assert_eq!(until(at(-11), &mut keeper), Go::Without);
+    }
 
     #[test]
     fn a_dead_first_sector_does_not_boot() {

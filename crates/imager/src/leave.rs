@@ -1,6 +1,8 @@
 //! How the imager leaves: what systemd or the kernel asked for, once the disk is whole.
 
 use std::fmt;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use sys::kernel::{How, reboot};
@@ -46,9 +48,19 @@ impl fmt::Display for Verb {
     }
 }
 
-/// Leaves. Where the kernel refuses a verb, by a restart.
+/// Has all that was written last; whether that came to its end in time.
+pub fn sync_within(limit: Duration) -> bool {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        rustix::fs::sync();
+        // Nobody may be waiting any more.
+        let _ = tell.send(());
+    });
+    told.recv_timeout(limit).is_ok()
+}
+
+/// Leaves, without waiting for disks ([`sync_within`]). Where the kernel refuses a verb, by a restart.
 pub fn leave(verb: Verb) -> ! {
-    rustix::fs::sync();
     let how = match verb {
         Verb::Restart => How::Restart,
         Verb::PowerOff => How::PowerOff,
@@ -59,13 +71,19 @@ pub fn leave(verb: Verb) -> ! {
     let _ = reboot(How::Restart);
     // PID 1 must not end.
     loop {
-        std::thread::sleep(Duration::from_mins(1));
+        thread::sleep(Duration::from_mins(1));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_written_lasts_or_it_is_said_that_it_does_not() {
+        assert!(sync_within(Duration::from_mins(5)));
+        assert!(!sync_within(Duration::ZERO), "nobody is waited for longer than that");
+    }
 
     #[test]
     fn a_verb_is_what_systemd_says() {

@@ -37,10 +37,12 @@ const MEMORY_BYTES: u64 = 128 << 20;
 pub const WRITING: &str = "writing";
 /// Name of the file in [`crate::RUN`] that says when PID 1 began, by the wall clock.
 pub const ENTERED: &str = "entered";
-/// Name of the file in [`crate::RUN`] that is there from just before a flash's first write until all is done, the word of it
-/// included: a disk that boots meanwhile need not hold yet what the node keeps. An undo that has put the old disk back takes
-/// it away, too.
+/// Name of the file in [`crate::RUN`] that is there from just before a flash's first write until the disk is whole: one that
+/// boots meanwhile need not hold yet what the node keeps. An undo that has put the old disk back takes it away, too.
 pub const UNFINISHED: &str = "unfinished";
+/// Name of the file in [`crate::RUN`] that is there once the disk is whole: flashed, with what the node keeps, or undone. What
+/// is left then is to look at data disks, and to tell the node.
+pub const WHOLE: &str = "whole";
 /// Name of the file in [`crate::RUN`] that is there from just before the first write to the disk on.
 pub const BEGUN: &str = "begun";
 /// Name of the file in [`crate::RUN`] that says why the job was stopped.
@@ -163,8 +165,9 @@ pub enum Error {
 
 /// Does `task` of the job at `path`. What it says goes to standard error, which PID 1 reads.
 pub fn run(path: &Path, task: Task) -> Result<(), Error> {
-    let begin = Instant::now();
+    let (begin, run) = (Instant::now(), Path::new(crate::RUN));
     let job = Job::read(path)?;
+    unmark(run, WHOLE)?;
     // It may not be needed: nothing is fetched where all was staged.
     let mut problems = network::apply(&job.network, Path::new("/"));
     new_root::release();
@@ -203,6 +206,11 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
         Task::Undo => undo(&job, target).map(|report| ending.undo = Some(report)),
     };
     ending.done = result.is_ok();
+    if ending.done {
+        // From here on PID 1 may let the node go: who fails before is tried again, and then undone.
+        mark(run, WHOLE, "")?;
+        unmark(run, UNFINISHED)?;
+    }
     ending.why = match &result {
         Err(error) => Some(chain(error)),
         Ok(()) => why_undone(&job, task),
@@ -213,8 +221,7 @@ pub fn run(path: &Path, task: Task) -> Result<(), Error> {
     ending.data_disks = before.compare(&root, &job);
     ending.data_disks.iter().for_each(|disk| say(&disk.to_string()));
     let kept = ending.keep(&job);
-    // Only now may PID 1 let the node go: who fails before is tried again, and then undone.
-    result.and(written).and(kept).and_then(|()| unmark(Path::new(crate::RUN), UNFINISHED))
+    result.and(written).and(kept)
 }
 
 /// Keeps the word that the job at `path` was stopped before the first write, and why, where the node reads how it ended. The
@@ -405,7 +412,8 @@ fn undo(job: &Job, mut target: Target) -> Result<UndoReport, Error> {
     let medium = job.undo.as_ref().ok_or_else(missing)?.open_existing()?;
     let found = Found::read(&*medium)?;
     let demands = Demands { beside: job.beside(), ..Demands::nothing() };
-    if found.disk_key() != target.identity.key() {
+    // The disk was found again as the one of the job. Another kernel may know more of it than was recorded, or less.
+    if found.disk_key() != job.disk.key() {
         let why = format!("it belongs to another disk, {}", found.disk_key());
         return Err(flash::Error::Unusable { what: "undo log", why }.into());
     }
@@ -425,8 +433,6 @@ fn undo(job: &Job, mut target: Target) -> Result<UndoReport, Error> {
     let undo = Undo { disk: &marked, medium, found: &found, image: &image, workers: flash::WORKERS, watch: &watch };
     mark(run, WRITING, &target.path.display().to_string())?;
     let mut report = undo.run()?;
-    // The old OS is whole, and is itself: nothing that fails from here on keeps it here.
-    unmark(run, UNFINISHED)?;
     report.disk = target.path.display().to_string();
     Ok(report)
 }

@@ -109,12 +109,13 @@ impl Devices {
         Ok(())
     }
 
-    /// A bond or a VLAN has no hardware of its own, but needs its module.
+    /// A bond, a VLAN or a bridge has no hardware of its own, but needs its module.
     fn virtual_device(&mut self, host: &Host, device: &Path) -> Result<()> {
         let text = host::text(&device.join("uevent"))?.unwrap_or_default();
         let module = match text.lines().find_map(|line| line.strip_prefix("DEVTYPE=")) {
             Some("bond") => "bonding",
             Some("vlan") => "8021q",
+            Some("bridge") => "bridge",
             _ => return Ok(()),
         };
         self.named.push((module.into(), host.inside(device)));

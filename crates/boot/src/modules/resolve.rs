@@ -152,7 +152,7 @@ impl Resolving {
         self.found.modules.push(Module {
             name: name.into(),
             file: entry.file,
-            options: self.config.options(name),
+            options: options(name, self.config.options(name)),
             because: because.into(),
         });
         for after in soft.iter().flat_map(|soft| &soft.after) {
@@ -211,4 +211,13 @@ fn firmware_of(host: &Host, release: &str, names: &[String]) -> Result<Vec<Firmw
         }
     }
     Ok(all)
+}
+
+/// With what a module must be told though nobody here tells it. `bonding` makes a `bond0` of its own in a mode of its own, and
+/// the node's would be taken for made.
+fn options(name: &str, mut options: String) -> String {
+    if name == "bonding" && !options.contains("max_bonds=") {
+        options.push_str(" max_bonds=0");
+    }
+    options.trim_start().to_owned()
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     InfoBond, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, VlanProtocol,
@@ -190,8 +190,15 @@ impl<'a> Maker<'a> {
         self.netlink.change(RouteNetlinkMessage::DelAddress(address_message(number, address)), 0)
     }
 
-    pub(super) fn add_route(&mut self, number: Option<u32>, route: &Route) -> io::Result<()> {
+    /// Behind those of the same metric: two cards may each have a default route of one, and neither replaces the other's.
+    fn add_route(&mut self, number: Option<u32>, route: &Route) -> io::Result<()> {
         let message = routes::message(number, route);
+        self.netlink.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_APPEND)
+    }
+
+    /// In place of the one that leads there with this metric.
+    pub(super) fn replace_route(&mut self, number: u32, route: &Route) -> io::Result<()> {
+        let message = routes::message(Some(number), route);
         self.netlink.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
     }
 

@@ -72,7 +72,7 @@ impl Change {
         routes.sort_by_key(|route| route.via.is_some());
         for route in routes {
             let what = format!("route to {}/{} in table {}", route.to, route.prefix, route.table);
-            maker.tried(&what, |maker| maker.add_route(Some(here.number), route));
+            maker.tried(&what, |maker| maker.replace_route(here.number, route));
         }
         Ok(maker.problems)
     }

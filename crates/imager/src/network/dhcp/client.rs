@@ -39,6 +39,11 @@ impl Held {
         let now = Instant::now();
         Self { address, prefix, server, renew: now + left / 2, rebind: now + left / 8 * 7, over: now + left }
     }
+
+    /// The same, whose server is asked at once: an OS that ends in order may have given back what it was lent.
+    pub(super) fn asked_at_once(self) -> Self {
+        Self { renew: Instant::now(), ..self }
+    }
 }
 
 pub(super) struct Client {

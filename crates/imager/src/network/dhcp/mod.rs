@@ -95,11 +95,13 @@ fn begin(
         host_name: host_name(&network.host_name).to_owned(),
     };
     let (stop, stopped) = sync_channel(0);
+    let (is_ours, held) = (address.lease.is_some(), Held::of(lent, address.prefix, lease.server, remaining));
     let client = Client {
         here,
-        is_ours: address.lease.is_some(),
+        is_ours,
         identity,
-        held: Held::of(lent, address.prefix, lease.server, remaining),
+        // By another identity than it was lent to, it would be refused as long as that lasts.
+        held: if is_ours { held.asked_at_once() } else { held },
         routes: network.routes.iter().filter(|route| route.over.as_ref() == Some(&link.name)).cloned().collect(),
         ruled: network.rules.iter().filter(|rule| rule.names(lent.into())).map(|rule| rule.priority).collect(),
         pace,
