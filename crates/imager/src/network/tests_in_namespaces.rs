@@ -17,6 +17,8 @@ fn server(name: &str) -> (Space, Space) {
         "link set br0 up",
         "address add 10.8.0.2/24 dev br0 valid_lft 1000 preferred_lft 1000",
         "route add default via 10.7.0.1 metric 100",
+        // As systemd-networkd has it where two cards have one each.
+        "route append default via 10.8.0.1 metric 100",
         "route add 192.0.2.0/24 via 10.8.0.9 src 10.8.0.2",
         "route add 198.51.100.1 dev lan0",
         "route add 203.0.113.0/24 via 198.51.100.99 dev lan0 onlink",
