@@ -109,7 +109,8 @@ impl Additions<'_> {
         match inittab {
             Some(text) => self.file(agent::INITTAB, Node::file(text.into_bytes(), 0o644, self.epoch))?,
             None if !has_systemd => self.notes.push(format!(
-                "nothing starts the agent: the tree has no systemd ({}), and no sysvinit with runlevels (/{}); have its init run                  `keepstate node gate` before the datastore starts, and `keepstate node trial` when everything is up",
+                "nothing starts the agent: the tree has no systemd ({}), and no sysvinit with runlevels (/{}); have its init \
+                 run `keepstate node gate` before the datastore starts, and `keepstate node trial` when everything is up",
                 agent::SYSTEMD.map(|path| format!("/{path}")).join(", "),
                 agent::INITTAB
             )),
