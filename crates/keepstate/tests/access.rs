@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, Output, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,9 +29,15 @@ struct Imager {
     child: Child,
 }
 
-/// A port that is free: nothing takes it by itself.
+/// A port that is free and stays so: below those that Linux gives to whoever asks for any, and for this process alone. One of
+/// those was somebody else's by the time that the child asked for it.
 fn port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let is_free = |port: &u16| TcpListener::bind(("0.0.0.0", *port)).is_ok();
+    let of_process = std::process::id().wrapping_mul(64);
+    let ports = std::iter::repeat_with(|| of_process.wrapping_add(ASKED.fetch_add(1, Ordering::Relaxed)));
+    let ports = ports.map(|number| 10_000 + u16::try_from(number % 20_000).expect("it is small"));
+    ports.take(64).find(is_free).expect("one of 64 is free")
 }
 
 fn keygen(path: &Path, kind: &str) {
