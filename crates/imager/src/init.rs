@@ -67,8 +67,9 @@ pub fn run() -> ! {
         // Here only after a panic: it is ended before.
         access.stop(|| ());
     }
-    // While a watchdog would still notice: a disk that does not answer holds up whoever waits for it.
-    if leave.is_some() && !leave::sync_within(SYNCED_WITHIN) {
+    // A disk that does not answer holds up whoever waits for it. An impatient watchdog must not cut off one that does.
+    let alive = || keeper.iter_mut().for_each(Keeper::pet);
+    if leave.is_some() && !leave::sync_within(SYNCED_WITHIN, alive) {
         console.say("not all that was written lasts: a disk does not answer");
     }
     if let (Some(verb), Some(keeper)) = (&mut leave, &mut keeper) {
@@ -173,10 +174,10 @@ fn serve(console: &Arc<Console>, verb: Verb, keeper: &mut Option<Keeper>, access
         access.stop(|| keeper.pet());
     }
     if next == Next::Stay && job.undo.is_some() {
-        console.say(
-            "from another system, with this disk and the node's place: keepstate undo DISK --log PLACE/undo.log \
-             puts the old OS back",
-        );
+        let log = if job.beside().is_some() { "behind" } else { "PLACE/undo.log" };
+        console.say(&format!(
+            "from another system, with this disk and the node's place: keepstate undo DISK --log {log} puts the old OS back"
+        ));
     }
     end(console, &job);
     (next == Next::Leave).then_some(verb)
@@ -240,15 +241,17 @@ fn load_modules(console: &Console, keeper: &mut Keeper) {
 
 /// Has the new OS's kernel loaded, and gives the verb that starts it; where that cannot be, the one that needs nothing.
 fn load_new(console: &Arc<Console>, keeper: &mut Keeper, access: &mut Child) -> Verb {
-    let end = Instant::now() + LOADED_WITHIN;
+    let mut end = Instant::now() + LOADED_WITHIN;
     let mut is_stopped = false;
     let ended = run_child(console, "exit", std::iter::empty(), keeper, |keeper| {
         if let Some(request) = access.look() {
             let heeded = may(request.wish, Doing::Leaving, true, disk_now);
-            is_stopped |= heeded.is_ok();
+            if heeded.is_ok() {
+                (is_stopped, end) = (true, end.min(Instant::now()));
+            }
             access.answer(&request, heeded.is_ok(), heeded.err().unwrap_or("the machine restarts"));
         }
-        until(if is_stopped { Instant::now().min(end) } else { end }, keeper)
+        until(end, keeper)
     });
     if is_stopped {
         return Verb::Restart;
@@ -335,6 +338,8 @@ fn work(
         if is_whole() {
             return until(*whole_until.get_or_insert_with(|| Instant::now() + WORD_WITHIN), keeper);
         }
+        // What an earlier worker said of it is taken back when this one begins.
+        whole_until = None;
         if is_late {
             return Go::End;
         }
@@ -419,14 +424,14 @@ enum Go {
 
 /// Of a child that has until `end`. Meanwhile the watchdog is told that we are alive; afterwards it is for the watchdog.
 fn until(end: Instant, keeper: &mut Keeper) -> Go {
-    let late = Instant::now().saturating_duration_since(end);
-    match late {
-        Duration::ZERO => {
-            keeper.pet();
-            Go::On
-        }
-        late if late < ENDED_WITHIN => Go::End,
-        _ => Go::Without,
+    let now = Instant::now();
+    if now <= end {
+        keeper.pet();
+        Go::On
+    } else if now < end + ENDED_WITHIN {
+        Go::End
+    } else {
+        Go::Without
     }
 }
 
