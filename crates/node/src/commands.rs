@@ -3,11 +3,14 @@
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// What of a program's output is kept, bytes.
-const OUTPUT_BYTES_MAX: u64 = 64 << 10;
+const OUTPUT_BYTES_MAX: usize = 64 << 10;
+/// How long what was said at last may take to be heard.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
 /// Between two looks whether it has ended.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -33,21 +36,32 @@ pub(crate) fn run(command: &mut Command, input: Vec<u8>, end: Instant) -> io::Re
         // Nobody has to listen.
         let _ = standard_input.take().map(|mut standard_input| standard_input.write_all(&input));
     });
-    let listener = thread::spawn(move || {
-        let mut said = Vec::new();
-        let mut reader = reader;
-        let _ = reader.by_ref().take(OUTPUT_BYTES_MAX).read_to_end(&mut said);
-        // Who says more is listened to: a pipe that nobody reads would end him.
-        let _ = io::copy(&mut reader, &mut io::sink());
-        String::from_utf8_lossy(&said).trim().to_owned()
-    });
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&said);
+    let listener = thread::spawn(move || listen(reader, &heard));
     let status = wait(&mut child, end);
     // Whatever it left running holds the pipe open, and would hold us.
     if status.is_none() || !listener.is_finished() {
         end_group(&child);
     }
     let _ = (child.wait(), feeder.join());
-    Ok(Ended { said: listener.join().unwrap_or_default(), status })
+    // A daemon has left the group, and may hold the pipe for as long as it lives.
+    let begin = Instant::now();
+    while !listener.is_finished() && begin.elapsed() < HEARD_WITHIN {
+        thread::sleep(PAUSE);
+    }
+    let said = said.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(Ended { said: String::from_utf8_lossy(&said).trim().to_owned(), status })
+}
+
+/// Hears all that is said, and keeps the beginning: a pipe that nobody reads would end who says more.
+fn listen(mut reader: impl Read, said: &Mutex<Vec<u8>>) {
+    let mut bytes = vec![0; 8 << 10];
+    while let Ok(count @ 1..) = reader.read(&mut bytes) {
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = OUTPUT_BYTES_MAX - said.len();
+        said.extend_from_slice(&bytes[..count.min(room)]);
+    }
 }
 
 fn wait(child: &mut Child, end: Instant) -> Option<ExitStatus> {

@@ -72,9 +72,8 @@ pub struct Told<'a> {
 /// Runs all hooks of a moment, by name, one after the other, until one says no (ends with another code than 0) or time is
 /// over. One that ends with code 75 is asked again. Gives what they said.
 pub fn run(hooks: &Path, told: &Told<'_>, end: Instant) -> Result<String, Failure> {
-    let directory = hooks.join(told.moment.directory());
     let mut said = String::new();
-    for hook in executables(&directory)? {
+    for hook in of(hooks, told.moment)? {
         let name = hook.display();
         let (output, code) = one(&hook, told, end)?;
         // Writing to a string cannot fail.
@@ -89,11 +88,8 @@ pub fn run(hooks: &Path, told: &Told<'_>, end: Instant) -> Result<String, Failur
 
 /// The hooks of a moment, by name.
 pub(crate) fn of(hooks: &Path, moment: Moment) -> Result<Vec<PathBuf>, Failure> {
-    executables(&hooks.join(moment.directory()))
-}
-
-fn executables(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let entries = match fs::read_dir(directory) {
+    let directory = hooks.join(moment.directory());
+    let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(Failure::last(format!("reading the hooks in {}: {error}", directory.display()))),
@@ -220,6 +216,18 @@ pub(crate) mod tests {
         let begin = Instant::now();
         drain(folder.path(), Duration::from_mins(1)).unwrap();
         assert!(begin.elapsed() < Duration::from_secs(20));
+    }
+
+    /// A service that a hook started held the pipe, and with it the upgrade, for as long as it ran.
+    #[test]
+    fn a_daemon_that_a_hook_starts_lives_on_and_does_not_hold_us() {
+        let folder = tempfile::tempdir().unwrap();
+        let lived = folder.path().join("lived");
+        let daemon = format!("setsid sh -c 'sleep 30; touch {}' &\necho done", lived.display());
+        hook(folder.path(), "10-daemon", &daemon);
+        let begin = Instant::now();
+        let said = drain(folder.path(), Duration::from_mins(1)).unwrap();
+        assert!(said.contains("done") && begin.elapsed() < Duration::from_secs(20), "{said}");
     }
 
     #[test]
