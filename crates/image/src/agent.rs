@@ -3,8 +3,8 @@
 //!
 //! Either init does the same. The gate runs before whatever starts datastores, the trial when everything is up.
 
-/// Where systemd's program stands. A tree that has it is started by it, or by sysvinit if it has that, too.
-pub(crate) const SYSTEMD: [&str; 2] = ["usr/lib/systemd/systemd", "lib/systemd/systemd"];
+/// Where systemd's program stands below a root. A tree that has it is started by it, or by sysvinit if it has that, too.
+pub const SYSTEMD: [&str; 2] = ["usr/lib/systemd/systemd", "lib/systemd/systemd"];
 /// The unit of the trial, where systemd starts it.
 pub(crate) const WANTED: &str = "etc/systemd/system/multi-user.target.wants/keepstate-agent.service";
 /// What sysvinit starts, line by line (`inittab(5)`).

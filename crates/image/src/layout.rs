@@ -3,6 +3,7 @@
 //! Read here and not with a GPT crate, because nonsense must not fail a pack: whatever cannot be understood is left out.
 
 use std::io;
+use std::ops::Range;
 
 use model::manifest::{BootMode, BootPart, BootRange, Reserve};
 
@@ -103,6 +104,13 @@ impl Layout {
     }
 }
 
+/// Where on a whole disk the space is that is kept free behind its image, bytes: as either copy of the partition table tells;
+/// nothing, if none does. Sector 0 is not asked: while the disk is half one image and half another, it says nothing.
+pub fn behind(disk: &dyn ReadAt) -> io::Result<Option<Range<u64>>> {
+    let Some(gpt) = Gpt::find(disk)? else { return Ok(None) };
+    Ok(gpt.kept_free(disk)?.filter(|range| range.end <= disk.size()))
+}
+
 /// A GPT header that has the right checksums.
 struct Gpt {
     sector_size: u32,
@@ -190,18 +198,28 @@ impl Gpt {
     /// The partition that is kept free behind what `disk` holds. The table is of the larger disk that the image is the
     /// beginning of: its copy stands at that disk's end.
     fn reserve(&self, disk: &dyn ReadAt) -> io::Result<Option<Reserve>> {
+        let Some(Range { start: offset, end }) = self.kept_free(disk)?.filter(|_| self.lba == 1) else {
+            return Ok(None);
+        };
+        let Some(disk_size) = self.end(self.other_lba) else { return Ok(None) };
+        let is_behind = disk.size() <= offset && end <= disk_size;
+        Ok(is_behind.then(|| Reserve { offset, length: end - offset, disk_size }))
+    }
+
+    /// The partition that is kept free, wherever it is, in bytes.
+    fn kept_free(&self, disk: &dyn ReadAt) -> io::Result<Option<Range<u64>>> {
         let entries = self.read_entries(disk)?.unwrap_or_default();
         let name: Vec<u8> = RESERVE_NAME.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
         let is_reserve = |entry: &&[u8]| entry[..16] == LINUX_RESERVED && entry[56..].starts_with(&name);
-        let mut found = entries.chunks_exact(self.entry_bytes as usize).filter(is_reserve);
-        let Some(entry) = found.next().filter(|_| self.lba == 1) else { return Ok(None) };
-        let sector_size = u64::from(self.sector_size);
-        let in_bytes = |sectors: u64| sectors.checked_mul(sector_size);
-        let end = |last: u64| last.checked_add(1).and_then(in_bytes);
-        let bounds = (in_bytes(u64_at(entry, 32)), end(u64_at(entry, 40)), end(self.other_lba));
-        let (Some(offset), Some(end), Some(disk_size)) = bounds else { return Ok(None) };
-        let is_behind = disk.size() <= offset && offset < end && end <= disk_size;
-        Ok(is_behind.then(|| Reserve { offset, length: end - offset, disk_size }))
+        let Some(entry) = entries.chunks_exact(self.entry_bytes as usize).find(is_reserve) else { return Ok(None) };
+        let offset = u64_at(entry, 32).checked_mul(u64::from(self.sector_size));
+        let range = offset.zip(self.end(u64_at(entry, 40))).map(|(offset, end)| offset..end);
+        Ok(range.filter(|range| !range.is_empty()))
+    }
+
+    /// Where a sector ends, in bytes.
+    fn end(&self, last: u64) -> Option<u64> {
+        last.checked_add(1)?.checked_mul(u64::from(self.sector_size))
     }
 
     /// Where the GPT's copy at the image's end stands: offset and length in bytes. Told by the copy itself; where the

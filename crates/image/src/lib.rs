@@ -1,7 +1,7 @@
 //! What an image is: manifest, chunks, codecs; packing and unpacking it; signing and checking it; where it stands in a store.
 
 pub mod accepted;
-mod agent;
+pub mod agent;
 pub mod bake;
 pub mod bare;
 pub mod codec;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use lab::server::{PREPARED, UP, status};
-use lab::{Disk, Machine, Options, Recipe, Versions, say};
+use lab::{Machine, Options, Recipe, Versions, say};
 use serde_json::{Map, json};
 
 use crate::promise::{Promise, check, median};
@@ -63,15 +63,9 @@ const READY: &str = "ready";
 
 /// A machine that has run version 1, and how many seconds that took to come up.
 fn ready(name: &str, versions: &Versions) -> Result<(Machine, f64)> {
-    let mut machine = Machine::new(&format!("turn-{name}"))?
-        .memory_mib(512)
-        .disk(Disk::image("root", &versions.v1))
-        .disk(Disk::ext4("data", 512 << 20, "data"));
     let begin = Instant::now();
-    machine.power_on()?;
-    machine.wait_until_up(UP)?;
+    let mut machine = versions.start(&format!("turn-{name}"))?;
     machine.sh_within("until grep -q ' /data ' /proc/mounts; do sleep 0.2; done", UP)?;
-    versions.trust(&mut machine)?;
     let boot = begin.elapsed().as_secs_f64();
     machine.snapshot(READY)?;
     machine.cut_power();

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::bake::{Baker, Options};
 use crate::error::{Result, io};
 use crate::http::Server;
+use crate::machine::Disk;
+use crate::server::UP;
 use crate::tree::Recipe;
 use crate::{Machine, run};
 
@@ -54,6 +56,16 @@ impl Versions {
         fs::copy(folder.path().join("ci.pub"), &key).map_err(io("writing", key.display()))?;
         let store = Server::start(&store)?;
         Ok(Self { v1, v2, store, name: name.into(), baker, folder })
+    }
+
+    /// A machine that runs the first, with an empty data disk of 512 MiB, and takes what is in this store.
+    pub fn start(&self, name: &str) -> Result<Machine> {
+        let data = Disk::ext4("data", 512 << 20, "data");
+        let mut machine = Machine::new(name)?.memory_mib(512).disk(Disk::image("root", &self.v1)).disk(data);
+        machine.power_on()?;
+        machine.wait_until_up(UP)?;
+        self.trust(&mut machine)?;
+        Ok(machine)
     }
 
     /// Publishes one more version, made from scratch.

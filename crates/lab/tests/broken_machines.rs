@@ -43,11 +43,6 @@ fn is_writing(machine: &mut Machine) {
     assert!(line.contains(" of "), "some is written, and not all: {line}");
 }
 
-/// What would be a restart ends the machine, so that nothing boots before its disk is read.
-fn ends_where_it_would_restart(machine: &mut Machine) {
-    machine.qmp("set-action", &json!({ "reboot": "shutdown" })).expect("QEMU does as it is told");
-}
-
 /// The root disk of a machine that is off.
 fn root(machine: &Machine) -> PathBuf {
     let root = machine.folder().join("root.after");
@@ -72,7 +67,7 @@ fn a_worker_that_is_killed_while_it_writes_is_started_again_and_ends_with_the_wh
     node.machine.type_text("f").expect("typed");
     node.machine.wait_for("the worker failed: signal: 9", UP).expect("killed");
     node.machine.wait_for("the disk: Between; next: Work(Flash)", UP).expect("there is no way but on");
-    ends_where_it_would_restart(&mut node.machine);
+    node.machine.end_at_restart().expect("QEMU does as it is told");
     node.machine.throttle("root", 0).expect("fast");
     node.machine.wait_for_power_off(PREPARED).expect("the imager leaves");
     let after = root(&node.machine);
@@ -116,7 +111,7 @@ fn comes_back_from_a_rescue_system(node: &Tiny, before: &Path, verdict: &str) {
 
 /// On is tried, and then back: the old OS returns, its disk as it was `before`, and says why.
 fn is_undone(node: &mut Tiny, before: &Path, why: &str) {
-    ends_where_it_would_restart(&mut node.machine);
+    node.machine.end_at_restart().expect("QEMU does as it is told");
     node.machine.throttle("root", 0).expect("fast");
     for next in ["Work(Flash)", "Work(Flash)", "Work(Flash)", "Work(Undo)"] {
         node.machine.wait_for(&format!("the disk: Between; next: {next}"), PREPARED).expect("it is not left like this");
@@ -172,6 +167,29 @@ mod long {
         node.at_last(spoil).expect("called");
         let before = enter(&mut node, SLOW);
         is_undone(&mut node, &before, "the stage cannot be used: it lacks chunk ");
+    }
+
+    /// The new OS is whole, and what is left is to say so on a disk that does not answer any more: the node held on for ever.
+    #[test]
+    #[ignore = "needs QEMU and root: run by ./test --long"]
+    fn a_data_disk_that_stalls_once_the_new_os_is_whole_does_not_hold_the_node() {
+        let mut node = start("broken-stalled", "");
+        enter(&mut node, SLOW);
+        is_writing(&mut node.machine);
+        // Slow enough that it cannot be through with this disk before it stalls.
+        node.machine.throttle("data", MIB / 2).expect("slow");
+        node.machine.wait_for("files are kept of the old root", PREPARED).expect("whole");
+        node.machine.throttle("data", 1).expect("it stalls");
+        node.machine.throttle("root", 0).expect("fast");
+        node.machine.end_at_restart().expect("QEMU does as it is told");
+        node.machine.wait_for("leaving: ", PREPARED).expect("it is left all the same");
+        node.machine.wait_for_power_off(PREPARED).expect("it leaves");
+        node.machine.power_on().expect("on");
+        node.machine.wait_until_up(UP).expect("up");
+        node.runs("2").expect("the version");
+        let said = node.status("passed its trial").expect("a verdict");
+        assert!(said.contains("the imager has left no word, but this is the new OS"), "{said}");
+        assert_eq!(node.machine.sh("cat /data/precious").expect("an answer"), "precious");
     }
 
     /// From some moment on nothing can be written at all: neither OS can be had, and the imager stays where a person sees it.

@@ -19,11 +19,6 @@ fn start(name: &str, configuration: &str) -> Tiny {
     Tiny::start(&Pair::default(), name, |machine| machine, configuration).expect("a machine")
 }
 
-/// What would be a restart ends the machine.
-fn ends_where_it_would_restart(machine: &mut Machine) {
-    machine.qmp("set-action", &json!({ "reboot": "shutdown" })).expect("QEMU does as it is told");
-}
-
 /// The root disk, once the imager has said `word`.
 fn root_at(node: &mut Tiny, word: &str) -> PathBuf {
     node.machine.wait_for(word, PREPARED).expect("the imager");
@@ -34,7 +29,7 @@ fn root_at(node: &mut Tiny, word: &str) -> PathBuf {
 
 /// The imager leaves, and the root disk is what it was `before`, bit for bit.
 fn is_left_untouched(machine: &mut Machine, before: &Path) {
-    ends_where_it_would_restart(machine);
+    machine.end_at_restart().expect("QEMU does as it is told");
     machine.wait_for(LEAVES, PREPARED).expect("back");
     machine.wait_for_power_off(UP).expect("it leaves");
     let after = machine.folder().join("root.after");
@@ -95,7 +90,7 @@ mod long {
     #[ignore = "needs QEMU and root: run by ./test --long"]
     fn a_root_disk_that_comes_back_on_another_bus_is_not_flashed() {
         let mut node = start("early-bus", "entry = \"boot-entry\"");
-        ends_where_it_would_restart(&mut node.machine);
+        node.machine.end_at_restart().expect("QEMU does as it is told");
         node.order().expect("it goes down");
         node.machine.wait_for_power_off(PREPARED).expect("it would restart now");
         node.machine.disk_mut("root").expect("a disk").move_to(Bus::Nvme);
@@ -111,7 +106,7 @@ mod long {
     #[ignore = "needs QEMU and root: run by ./test --long"]
     fn a_root_disk_that_is_not_there_is_waited_for_and_no_other_is_flashed() {
         let mut node = start("early-absent", "entry = \"boot-entry\"");
-        ends_where_it_would_restart(&mut node.machine);
+        node.machine.end_at_restart().expect("QEMU does as it is told");
         node.order().expect("it goes down");
         node.machine.wait_for_power_off(PREPARED).expect("it would restart now");
         let [copy, data] = ["root", "data"].map(|serial| {
@@ -126,7 +121,7 @@ mod long {
         node.machine.wait_for("keepstate imager: ", PREPARED).expect("the imager");
         let before = node.machine.folder().join("root.before");
         node.machine.read_disk_paused("copy", &before).expect("read");
-        ends_where_it_would_restart(&mut node.machine);
+        node.machine.end_at_restart().expect("QEMU does as it is told");
         node.machine.wait_for(LEAVES, PREPARED).expect("back");
         node.machine.wait_for_power_off(UP).expect("it leaves");
         assert!(begins_alike(&before, &copy).expect("compared"), "it was written to");

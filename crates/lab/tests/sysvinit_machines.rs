@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use lab::server::{PREPARED, UP, status, through_a_restart};
-use lab::{Disk, Machine, Options, Recipe, Versions, say};
+use lab::{Machine, Options, Recipe, Versions, say};
 
 /// What stands in the datastore before, and has to after.
 const VALUE: &str = "precious";
@@ -12,14 +12,7 @@ const VALUE: &str = "precious";
 fn server(name: &str) -> (Versions, Machine) {
     let recipes = [&Recipe::sysvinit(1), &Recipe::sysvinit(2)];
     let versions = Versions::make("sysvinit", recipes, &Options::sysvinit()).expect("two versions");
-    let mut machine = Machine::new(name)
-        .expect("a machine")
-        .memory_mib(512)
-        .disk(Disk::image("root", &versions.v1))
-        .disk(Disk::ext4("data", 512 << 20, "data"));
-    machine.power_on().expect("on");
-    machine.wait_until_up(UP).expect("up");
-    versions.trust(&mut machine).expect("a key");
+    let mut machine = versions.start(name).expect("a machine");
     assert_eq!(machine.sh("test ! -e /run/systemd/system && cat /proc/1/comm").expect("an answer"), "init");
     machine.sh_within(&format!("until redis-cli set it {VALUE}; do sleep 1; done; sync"), UP).expect("written");
     (versions, machine)

@@ -5,20 +5,13 @@ use std::time::Instant;
 
 use lab::http::Trouble;
 use lab::server::{PREPARED, Server, UP, status, through_a_restart};
-use lab::{Bus, Disk, Firmware, Machine, Options, Recipe, Versions, say, versions};
+use lab::{Bus, Firmware, Machine, Options, Recipe, Versions, say, versions};
 
 /// Two versions, and a machine that runs the first, without a database and with little memory.
 fn plain(name: &str) -> (Versions, Machine) {
     let recipes = [&Recipe::debian(1), &Recipe::debian(2)];
     let versions = Versions::make("debian", recipes, &Options::debian()).expect("two versions");
-    let mut machine = Machine::new(name)
-        .expect("a machine")
-        .memory_mib(512)
-        .disk(Disk::image("root", &versions.v1))
-        .disk(Disk::ext4("data", 512 << 20, "data"));
-    machine.power_on().expect("on");
-    machine.wait_until_up(UP).expect("up");
-    versions.trust(&mut machine).expect("a key");
+    let mut machine = versions.start(name).expect("a machine");
     machine.sh_within("until mountpoint -q /data; do systemctl start data.mount; sleep 1; done", UP).expect("mounted");
     (versions, machine)
 }
@@ -159,7 +152,7 @@ fn a_failed_trial_puts_the_old_disk_back_bit_for_bit() {
     machine.wait_for("lab: debian 2 is up", PREPARED).expect("the new OS");
     // What would be a restart out of the imager ends the machine, before the old OS writes again.
     machine.wait_for("the old root is free", PREPARED).expect("the imager again");
-    machine.qmp("set-action", &serde_json::json!({ "reboot": "shutdown" })).expect("QEMU does as it is told");
+    machine.end_at_restart().expect("QEMU does as it is told");
     machine.wait_for_power_off(PREPARED).expect("the imager leaves");
     machine.read_disk("root", &after).expect("read");
     assert!(versions::begins_alike(&before, &after).expect("compared"), "the disk is not the old one");
@@ -251,7 +244,7 @@ fn the_flashed_disk_is_the_image_byte_for_byte() {
     let fresh = "printf '[identity]\\npolicy = \"fresh\"\\n' >>/etc/keepstate/node.toml";
     machine.sh(fresh).expect("configured");
     // What would be a restart ends the machine: nothing boots before the disk is read.
-    machine.qmp("set-action", &serde_json::json!({ "reboot": "shutdown" })).expect("QEMU does as it is told");
+    machine.end_at_restart().expect("QEMU does as it is told");
     machine.sh_within(&format!("{} --yes", versions.command("upgrade", 2)), PREPARED).expect("under way");
     machine.wait_for_power_off(PREPARED).expect("the imager leaves");
     let root = machine.folder().join("root.now");

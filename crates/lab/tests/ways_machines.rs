@@ -106,7 +106,7 @@ fn the_right_disk_is_flashed_whatever_it_is_called_by_then() {
     let mut node =
         Tiny::start(&Pair::default(), "ways-order", |machine| machine, "entry = \"boot-entry\"").expect("a machine");
     assert_eq!(root_disk(&mut node.machine), "vda");
-    node.machine.qmp("set-action", &json!({ "reboot": "shutdown" })).expect("QEMU does as it is told");
+    node.machine.end_at_restart().expect("QEMU does as it is told");
     // What is prepared and given up is taken back, and can be had again.
     node.node("prepare").expect("it does as it is told");
     node.machine.sh("keepstate node abort").expect("given up");

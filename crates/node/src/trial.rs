@@ -379,10 +379,6 @@ mod tests {
         node.status().unwrap().state.unwrap()
     }
 
-    fn is_held(node: &Node) -> bool {
-        node.is_held()
-    }
-
     #[test]
     fn a_datastore_that_cannot_go_back_leaves_a_failed_trial_to_a_person() {
         let folder = tempfile::tempdir().unwrap();
@@ -395,7 +391,7 @@ mod tests {
         assert!(asked.contains("etcd 3.4 to 3.5"), "{asked}");
         assert_eq!(state(&node), State::Asked);
         assert_eq!(node.trial().unwrap(), Came::Asked, "and it stays so");
-        assert_eq!((node.gate().unwrap(), is_held(&node)), (Came::Nothing, false), "it has started: it is not stopped");
+        assert_eq!((node.gate().unwrap(), node.is_held()), (Came::Nothing, false), "it has started: it is not stopped");
     }
 
     #[test]
@@ -409,10 +405,10 @@ mod tests {
         fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
         node.note(step::ASK, What::Noted, Some("a data disk was written to".into())).unwrap();
         for boot in ["first", "second"] {
-            assert_eq!((node.gate().unwrap(), is_held(&node)), (Came::Asked, true), "{boot}");
+            assert_eq!((node.gate().unwrap(), node.is_held()), (Came::Asked, true), "{boot}");
         }
         node.commit().unwrap();
-        assert_eq!((state(&node), is_held(&node)), (State::Committed, false));
+        assert_eq!((state(&node), node.is_held()), (State::Committed, false));
         let undrain = node.journal().unwrap().last(step::UNDRAIN).cloned();
         assert_eq!(undrain.unwrap().what, What::Done, "traffic comes back to a datastore that may run");
     }
@@ -432,7 +428,7 @@ mod tests {
     fn a_gate_without_systemd_holds_the_datastore_and_leaves_the_rest_to_the_trial() {
         let folder = tempfile::tempdir().unwrap();
         let (node, _) = node(folder.path(), &[]);
-        assert_eq!((node.gate().unwrap(), is_held(&node)), (Came::Held, true));
+        assert_eq!((node.gate().unwrap(), node.is_held()), (Came::Held, true));
         assert_eq!(state(&node), State::OnTrial);
         assert!(node.journal().unwrap().last(step::TRIAL).is_none(), "nobody has judged yet");
     }
@@ -443,7 +439,7 @@ mod tests {
         let (mut node, _) = node(folder.path(), &[]);
         node.config.trial.units.push("etcd.service".into());
         let why = chain(&node.gate().unwrap_err());
-        assert!(why.contains("etc/init.d/etcd") && !is_held(&node), "{why}");
+        assert!(why.contains("etc/init.d/etcd") && !node.is_held(), "{why}");
     }
 
     #[test]
@@ -452,7 +448,7 @@ mod tests {
         let (node, _) = node(folder.path(), &[]);
         fs::write(node.place.record(), "{").unwrap();
         assert!(node.gate().is_err());
-        assert!(is_held(&node));
+        assert!(node.is_held());
     }
 
     #[test]
@@ -461,9 +457,9 @@ mod tests {
         let (node, _) = node(folder.path(), &[]);
         node.note(step::ROLL_BACK, What::Done, None).unwrap();
         node.note(step::UNDO, What::Failed, None).unwrap();
-        assert_eq!((node.gate().unwrap(), is_held(&node)), (Came::Nothing, false), "it may be the old OS");
+        assert_eq!((node.gate().unwrap(), node.is_held()), (Came::Nothing, false), "it may be the old OS");
         crate::origin::tests::put_origin(folder.path());
-        assert_eq!((node.gate().unwrap(), is_held(&node)), (Came::Asked, true));
+        assert_eq!((node.gate().unwrap(), node.is_held()), (Came::Asked, true));
     }
 
     #[test]
@@ -490,7 +486,7 @@ mod tests {
             assert!(why.contains("another keepstate is at work") && why.contains("node status"), "{why}");
         }
         assert!(matches!(node.trial().unwrap_err(), Error::Busy { .. }));
-        assert!(matches!(node.gate().unwrap_err(), Error::Busy { .. }) && is_held(&node), "what comes is not known");
+        assert!(matches!(node.gate().unwrap_err(), Error::Busy { .. }) && node.is_held(), "what comes is not known");
         assert_eq!(state(&node), State::OnTrial);
         // It waits for who decides, and then looks what that was.
         let releasing = thread::spawn(move || {
@@ -512,7 +508,7 @@ mod tests {
                 node.note(step::PREPARE, What::Done, None).unwrap();
             }
             let _held = node.place.hold(PATIENCE).unwrap();
-            assert_eq!((node.gate().unwrap(), is_held(&node)), (Came::Nothing, false));
+            assert_eq!((node.gate().unwrap(), node.is_held()), (Came::Nothing, false));
             assert_eq!(node.trial().unwrap(), Came::Nothing);
         }
     }
@@ -524,7 +520,7 @@ mod tests {
         let (node, _) = node(folder.path(), &[]);
         let _held = node.place.hold(PATIENCE).unwrap();
         assert_eq!(node.judged(&Record::example("7", &[]), Ok(()), Instant::now()).unwrap(), Came::Nothing);
-        assert!(!is_held(&node), "it was let go");
+        assert!(!node.is_held(), "it was let go");
     }
 
     #[test]
@@ -583,8 +579,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (node, _) = node(folder.path(), &[]);
         node.note(step::COMMIT, What::Done, None).unwrap();
-        assert_eq!((node.gate().unwrap(), is_held(&node)), (Came::Nothing, false));
+        assert_eq!((node.gate().unwrap(), node.is_held()), (Came::Nothing, false));
         fs::remove_file(node.place.record()).unwrap();
-        assert_eq!((node.gate().unwrap(), is_held(&node)), (Came::Nothing, false), "this node was never upgraded");
+        assert_eq!((node.gate().unwrap(), node.is_held()), (Came::Nothing, false), "this node was never upgraded");
     }
 }

@@ -385,6 +385,11 @@ impl Machine {
         self.qmp("qom-set", &drive).map(drop)
     }
 
+    /// What would be a restart ends the machine from now on, so that nothing boots before its disks are read.
+    pub fn end_at_restart(&mut self) -> Result<()> {
+        self.qmp("set-action", &json!({ "reboot": "shutdown" })).map(drop)
+    }
+
     /// A command of QEMU's own protocol, for what has no name here.
     pub fn qmp(&mut self, command: &str, arguments: &serde_json::Value) -> Result<serde_json::Value> {
         self.power()?.execute(command, arguments)

@@ -17,8 +17,13 @@ pub(super) fn configuration(carried: &[String], image: &InTheImage<'_>) -> Resul
 /// image cannot be asked.
 pub(super) fn not_held(units: &[String], image: &InTheImage<'_>) -> Result<Vec<String>, String> {
     let has = |path: &str| image(path, 1).map(|found| found.is_some());
-    if units.is_empty() || has("/usr/lib/systemd/systemd")? || has("/lib/systemd/systemd")? {
+    if units.is_empty() {
         return Ok(Vec::new());
+    }
+    for path in image::agent::SYSTEMD {
+        if has(&format!("/{path}"))? {
+            return Ok(Vec::new());
+        }
     }
     let mut not_held = Vec::new();
     for unit in units {
