@@ -185,6 +185,11 @@ impl Device {
         wwid.or_else(|| self.text("device/cid"))
     }
 
+    /// Its number among the namespaces of an `NVMe` controller.
+    pub(super) fn namespace(&self) -> Option<u64> {
+        self.number("nsid")
+    }
+
     pub(super) fn model(&self) -> Option<String> {
         self.text("device/model")
     }

@@ -117,6 +117,7 @@ fn of_device(roots: &Roots, name: &DiskName, device: &Device, because: Option<St
                 size: device.size(),
                 serial: device.whole().serial(),
                 wwid: device.whole().wwid(),
+                namespace: device.whole().namespace(),
                 model: device.whole().model(),
                 partition: device.partition_number(),
                 place: device.whole().place(),

@@ -29,6 +29,9 @@ pub struct Hardware {
     /// The world-wide identifier: `naa.…`, `eui.…`, `nvme.…`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wwid: Option<String>,
+    /// Which of its controller's namespaces it is, if it is one of `NVMe`: the serial number is the controller's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<u64>,
     /// The maker's name for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
@@ -68,7 +71,10 @@ impl DiskIdentity {
         let (ours, theirs) = (&self.hardware, &found.hardware);
         fact("size in bytes", Some(&ours.size), Some(&theirs.size))?;
         fact("serial number", ours.serial.as_ref(), theirs.serial.as_ref())?;
-        fact("WWID", ours.wwid.as_ref(), theirs.wwid.as_ref())?;
+        fact("namespace", ours.namespace.as_ref(), theirs.namespace.as_ref())?;
+        if !is_told_otherwise(ours, theirs) {
+            fact("WWID", ours.wwid.as_ref(), theirs.wwid.as_ref())?;
+        }
         fact("model", ours.model.as_ref(), theirs.model.as_ref())?;
         fact("partition number", ours.partition.as_ref(), theirs.partition.as_ref())?;
         // Where it is plugged in counts only for a disk that cannot say who it is: others may be moved.
@@ -93,6 +99,16 @@ impl DiskIdentity {
         }
         if key.len() <= KEY_BYTES_MAX { key } else { format!("blake3={}", blake3::hash(key.as_bytes()).to_hex()) }
     }
+}
+
+/// Whether two kernels may tell the WWID of one disk in two ways. Of `NVMe` a kernel takes the first of UUID, NGUID, EUI-64 and
+/// a word of its own that it believes, and the list of models whose numbers it does not believe grows (`wwid_show` in
+/// `drivers/nvme/host/core.c`). Ways that differ cannot be compared; who the disk is, serial number and namespace tell then.
+fn is_told_otherwise(ours: &Hardware, theirs: &Hardware) -> bool {
+    // `eui.` is an NGUID, or the shorter EUI-64.
+    let way = |wwid: &str| (wwid.split('.').next().map(str::to_owned), wwid.len());
+    let (Some(before), Some(now)) = (&ours.wwid, &theirs.wwid) else { return false };
+    ours.serial.is_some() && ours.namespace.is_some() && way(before) != way(now)
 }
 
 /// Whether a recorded fact still holds.
@@ -144,6 +160,7 @@ mod tests {
                 size: 1 << 30,
                 serial: Some("S1".into()),
                 wwid: Some("naa.5000".into()),
+                namespace: None,
                 model: Some("Fast Disk".into()),
                 partition: None,
                 place: "0000:00:05.0".into(),
@@ -199,6 +216,38 @@ mod tests {
         }
         assert_eq!(ours.matches(&theirs).expect_err("another place").fact, "place");
         assert_ne!(ours.key(), theirs.key());
+    }
+
+    /// The trial called such a data disk gone, and the undo did not find the root disk.
+    #[test]
+    fn an_nvme_disk_whose_wwid_another_kernel_tells_otherwise_is_known_by_serial_number_and_namespace() {
+        let with = |wwid: &str, namespace: u64| {
+            let mut disk = identity();
+            (disk.hardware.wwid, disk.hardware.namespace) = (Some(wwid.into()), Some(namespace));
+            disk
+        };
+        let (nguid, eui64, own) = (
+            "eui.0025385b01234567002538b100000001",
+            "eui.0025385b01234567",
+            "nvme.144d-5331-46617374204469736b-00000001",
+        );
+        for now in [eui64, own, "uuid.ad6a1dc4-1b0b-4c1b-8d7e-0123456789ab"] {
+            assert_eq!(with(nguid, 1).matches(&with(now, 1)), Ok(()), "{now}");
+            assert_eq!(with(now, 1).matches(&with(nguid, 1)), Ok(()), "{now}, and back");
+            let other = with(nguid, 1).matches_hardware(&with(now, 2)).expect_err("another namespace");
+            assert_eq!(other.fact, "namespace");
+        }
+        let other = "eui.0025385b01234567002538b100000002";
+        assert_eq!(with(nguid, 1).matches(&with(other, 1)).expect_err("told in one way").fact, "WWID");
+        let mut unknown = with(nguid, 1);
+        unknown.hardware.serial = None;
+        assert_eq!(unknown.matches(&with(own, 1)).expect_err("nothing else tells").fact, "WWID");
+        let mut of_an_older_release = with(nguid, 1);
+        of_an_older_release.hardware.namespace = None;
+        assert_eq!(of_an_older_release.matches(&with(own, 1)).expect_err("nor here").fact, "WWID");
+        let mut silent = with(nguid, 1);
+        silent.hardware.wwid = None;
+        assert_eq!(with(nguid, 1).matches(&silent).expect_err("no word of it").fact, "WWID");
     }
 
     #[test]

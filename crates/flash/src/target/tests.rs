@@ -324,6 +324,8 @@ fn a_disk_is_found_by_its_serial_and_wwid() {
     let place = |name| machine.found(&machine.node(name)).identity.hardware.place;
     assert_eq!(place("nvme0n1"), "0000:00:06.0_namespace:1");
     assert_eq!(place("sda"), "0000:00:07.0_target:0:0:0");
+    let namespace = |name| machine.found(&machine.node(name)).identity.hardware.namespace;
+    assert_eq!((namespace("nvme0n1"), namespace("sda")), (Some(1), None));
     let refusal = machine.find("serial=none").expect_err("there is none");
     assert!(matches!(&refusal, Refusal::NotFound { candidates, .. } if candidates.len() == 3), "{refusal:?}");
     says(&refusal, &["serial=none", "vda (64 MiB, serial vol-1)", "sda (32 MiB, DISK, serial S3)"]);
