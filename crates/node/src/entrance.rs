@@ -198,16 +198,21 @@ impl Entrance {
     }
 }
 
-/// Takes away whatever of any way stands there, from this boot or an earlier one. Nothing there: nothing happens.
+/// Takes away whatever of any way stands there, from this boot or an earlier one: of each, whatever becomes of the others. Nothing
+/// there: nothing happens.
 pub fn disarm(host: &Host) -> Result<()> {
-    Takeover::new(host).take_away()?;
-    // Where there is no GRUB, or somebody else uses it, there is nothing of ours that could be booted.
-    if let Ok(place) = grub::Place::find(host)? {
-        place.remove()?;
-    }
-    if let Some(place) = efi::Facts::read(host)?.place {
-        place.remove()?;
-    }
+    let takeover = Takeover::new(host).take_away();
+    let grub = grub::Place::standing(host).and_then(|place| place.map_or(Ok(()), |place| place.remove()));
+    let firmware = efi::take_away(host);
+    let kexec = unload(host);
+    takeover?;
+    grub?;
+    firmware?;
+    kexec
+}
+
+/// Has the kernel forget what was loaded for kexec, if that was ours.
+fn unload(host: &Host) -> Result<()> {
     let loaded = host.path(LOADED);
     if loaded.exists() {
         kexec::unload()?;

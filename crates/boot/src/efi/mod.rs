@@ -10,5 +10,5 @@ mod variables;
 
 pub use device_path::{DevicePath, HardDrive, Node};
 pub use load_option::LoadOption;
-pub use place::{Facts, Place};
+pub use place::{Facts, Place, take_away};
 pub use variables::{Variable, Variables};

@@ -210,26 +210,12 @@ impl Place {
 
     /// Whether our entry is what the next boot leads to.
     pub fn is_booked(&self) -> Result<bool> {
-        let variables = self.variables();
-        let booked = variables.number(BOOKING)?;
-        Ok(match booked {
-            Some(number) => our_numbers(&variables)?.contains(&number),
-            None => false,
-        })
-    }
-
-    /// Takes the booking back, if it is ours.
-    pub fn unbook(&self) -> Result<()> {
-        if self.is_booked()? { self.variables().remove(BOOKING) } else { Ok(()) }
+        is_ours_booked(&self.variables())
     }
 
     /// Takes booking, entry, imager and kernel away, in this order. Nothing there: nothing happens.
     pub fn remove(&self) -> Result<()> {
-        self.unbook()?;
-        let variables = self.variables();
-        for number in our_numbers(&variables)? {
-            variables.remove(&name(number))?;
-        }
+        withdraw(&self.variables())?;
         let own = self.own();
         match fs::remove_dir_all(&own) {
             Err(error) if !host::is_absent(&error) => Err(Error::file("removing", &own)(error)),
@@ -244,6 +230,37 @@ impl Place {
     fn variables(&self) -> Variables {
         Variables::of(&Host::below(&self.variables))
     }
+}
+
+/// Takes away whatever of ours stands there, in the firmware and on the system partition. Where that cannot be reached the
+/// firmware's part goes, and the error says what is left.
+pub fn take_away(host: &Host) -> Result<()> {
+    let variables = Variables::of(host);
+    if let Some(place) = Place::find(host)? {
+        return place.remove();
+    }
+    if our_numbers(&variables)?.is_empty() {
+        return Ok(());
+    }
+    withdraw(&variables)?;
+    let why = "the EFI system partition is not mounted for writing: kernel, imager and its job, which may hold credentials of the \
+               store, are left there, and nothing leads to them any more; mount it, and remove this directory";
+    Err(Error::unusable(Path::new(DIRECTORY), why))
+}
+
+/// Takes booking and entries back, if they are ours.
+fn withdraw(variables: &Variables) -> Result<()> {
+    if is_ours_booked(variables)? {
+        variables.remove(BOOKING)?;
+    }
+    our_numbers(variables)?.into_iter().try_for_each(|number| variables.remove(&name(number)))
+}
+
+fn is_ours_booked(variables: &Variables) -> Result<bool> {
+    Ok(match variables.number(BOOKING)? {
+        Some(number) => our_numbers(variables)?.contains(&number),
+        None => false,
+    })
 }
 
 /// A partition as firmware finds it again, if it is one of a GPT.
@@ -376,6 +393,29 @@ mod tests {
         place.book().expect_err("booked already");
         place.remove().expect("removed");
         assert_eq!(Variables::of(&host).number("BootNext").expect("read"), Some(9));
+    }
+
+    /// Nobody heard of it: the entry stayed in the firmware, and the job on the partition.
+    #[test]
+    fn what_stands_on_a_partition_that_is_not_mounted_is_not_booted_any_more_and_named() {
+        let (root, host) = machine();
+        take_away(&host).expect("nothing is there");
+        let variables = Variables::of(&host);
+        for mounts in [MOUNTS.replace("vfat", "ext4"), MOUNTS.replace("efi rw", "efi ro")] {
+            write_mounts(root.path(), MOUNTS);
+            variables.set("Boot0000", b"somebody else's").expect("written");
+            install(&host, Source::Bytes(Vec::new())).expect("put");
+            check(&host).expect("possible").book().expect("booked");
+            write_mounts(root.path(), &mounts);
+            let said = take_away(&host).expect_err("what is on the partition stays").to_string();
+            assert!(said.contains("EFI/keepstate") && said.contains("is not mounted for writing"), "{said}");
+            assert_eq!(variables.boot_numbers().expect("listed"), [0]);
+            assert_eq!(variables.get("BootNext").expect("looked"), None);
+            take_away(&host).expect("nothing leads there any more");
+        }
+        write_mounts(root.path(), MOUNTS);
+        take_away(&host).expect("taken away");
+        assert_eq!(host::entries(&host.path("/boot/efi/EFI")).expect("listed").len(), 0);
     }
 
     #[test]

@@ -80,6 +80,14 @@ impl Place {
         Ok(Ok(place))
     }
 
+    /// Where something of ours stands, whatever speaks against booting it by now.
+    pub fn standing(host: &Host) -> Result<Option<Self>> {
+        let Some((config, _)) = config::find(host)? else { return Ok(None) };
+        let place = Self { directory: config.parent().unwrap_or(Path::new("/")).to_owned() };
+        let has_entry = host::text(&place.custom())?.is_some_and(|text| custom::without_entry(&text) != text);
+        Ok((has_entry || place.own().exists()).then_some(place))
+    }
+
     /// Whether `kernel` and an imager of `imager_bytes` have room there.
     pub fn check_room(&self, kernel: &Path, imager_bytes: u64) -> Result<Result<(), Why>> {
         room(&self.directory, kernel, imager_bytes)
@@ -328,6 +336,21 @@ mod tests {
         place.book().expect_err("booked already");
         place.remove().expect("removed");
         assert_eq!(Environment::read(&path).expect("read").get(BOOKING).as_deref(), Some("windows"));
+    }
+
+    /// Nobody heard of it: who could not book any more did not take away either, and the job stayed.
+    #[test]
+    fn what_stands_where_nothing_can_be_booked_any_more_is_found_and_goes() {
+        let (directory, host) = machine();
+        assert_eq!(Place::standing(&host).expect("read"), None);
+        let before = snapshot(&host.path("/boot"));
+        let lvm = |root: &Path| write_mounts(root, "22 1 0:40 / / rw - btrfs /dev/nvme0n1p2 rw\n");
+        install(&host).expect("put");
+        lvm(directory.path());
+        Place::find(&host).expect("read").expect_err("nothing can be booked here");
+        Place::standing(&host).expect("read").expect("ours").remove().expect("removed");
+        assert_eq!(snapshot(&host.path("/boot")), before);
+        assert_eq!(Place::standing(&host).expect("read"), None);
     }
 
     #[test]
