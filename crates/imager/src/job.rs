@@ -123,6 +123,9 @@ pub struct Mount {
     pub kind: String,
     /// Where it is mounted.
     pub at: PathBuf,
+    /// Options of its own that it has to be mounted with, as the kernel takes them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub options: String,
     /// The part of the job's disk that it is, where it lies behind the image. It is not looked for among partitions: while
     /// the disk is half one image and half another it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -216,6 +219,7 @@ mod tests {
                 uuid: "u".into(),
                 kind: "ext4".into(),
                 at: "/place".into(),
+                options: String::new(),
                 region: Some(Region { offset: 1 << 30, length: 1 << 20 }),
             }],
             stage: "/place/stage".into(),

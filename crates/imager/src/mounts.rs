@@ -108,10 +108,10 @@ fn table() -> io::Result<Vec<mountinfo::Mount>> {
     Ok(mountinfo::parse(&fs::read_to_string("/proc/self/mountinfo")?))
 }
 
-/// Mounts a filesystem that a job names.
-pub fn mount(device: &Path, kind: &str, at: &Path) -> io::Result<()> {
+/// Mounts a filesystem that a job names, with options of its own.
+pub fn mount(device: &Path, kind: &str, at: &Path, options: &str) -> io::Result<()> {
     fs::create_dir_all(at)?;
-    kernel::mount(kind, &device.display().to_string(), at, Flags { no_execution: true, ..PLAIN }, "")
+    kernel::mount(kind, &device.display().to_string(), at, Flags { no_execution: true, ..PLAIN }, options)
 }
 
 /// Mounts a filesystem that is a part of `disk`, through a loop device that goes with the mount. Refused where another
@@ -127,7 +127,7 @@ pub fn mount_part(disk: &Path, region: Region, wanted: &Mount) -> io::Result<()>
         let (disk, offset) = (disk.display(), region.offset);
         return Err(io::Error::other(format!("at byte {offset} of {disk} there is another filesystem: {found}")));
     }
-    mount(part.path(), &wanted.kind, &wanted.at)
+    mount(part.path(), &wanted.kind, &wanted.at, &wanted.options)
 }
 
 #[cfg(test)]

@@ -327,7 +327,7 @@ fn mount_all(job: &Job) -> Result<(), Error> {
         } else {
             // Its disk may appear later than the root disk.
             let device = within(Duration::from_secs(DISKS_SECONDS), || filesystem_device(&mount.uuid))?;
-            mounts::mount(&device, &mount.kind, &mount.at).map_err(failed)?;
+            mounts::mount(&device, &mount.kind, &mount.at, &mount.options).map_err(failed)?;
         }
     }
     Ok(())

@@ -42,6 +42,9 @@ pub(crate) struct Origin {
     pub(crate) uuid: String,
     /// Its kind, `ext4`.
     pub(crate) kind: String,
+    /// Options of its own that it has to be mounted with.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) options: String,
     /// The place on it, without a slash before.
     pub(crate) directory: PathBuf,
 }
@@ -52,7 +55,8 @@ impl Origin {
         let mut mounts = job.mounts.iter();
         let (mount, directory) = mounts.find_map(|mount| Some((mount, job.results.strip_prefix(&mount.at).ok()?)))?;
         let (upgrade, directory) = (job.upgrade.clone(), directory.to_owned());
-        Some(Self { format: FORMAT, upgrade, uuid: mount.uuid.clone(), kind: mount.kind.clone(), directory })
+        let (uuid, kind, options) = (mount.uuid.clone(), mount.kind.clone(), mount.options.clone());
+        Some(Self { format: FORMAT, upgrade, uuid, kind, options, directory })
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
@@ -102,7 +106,7 @@ impl Origin {
                 Err(error) => return Err(chain(&error)),
             }
         };
-        let mounted = mounts::mount(&device, &self.kind, &machine.path(AT));
+        let mounted = mounts::mount(&device, &self.kind, &machine.path(AT), &self.options);
         mounted.map_err(|error| format!("mounting {} at {AT}: {error}", device.display()))?;
         let missing = || format!("{} has no upgrade in {}", device.display(), self.directory.display());
         self.here(machine).ok_or_else(missing)
@@ -163,6 +167,7 @@ pub(crate) mod tests {
             upgrade: "7".into(),
             uuid: "u".into(),
             kind: "ext4".into(),
+            options: String::new(),
             directory: "keepstate".into(),
         }
     }

@@ -194,10 +194,10 @@ impl Place {
             path: self.directory.clone(),
             source,
         })?;
-        let below = on_filesystem(mountinfo, &real)
+        let (below, options) = on_filesystem(mountinfo, &real)
             .ok_or_else(|| Error::Refused(format!("{} stands on no filesystem that is mounted", real.display())))?;
         let region = behind.map(|range| Region { offset: range.start, length: range.end - range.start });
-        let mount = Mount { uuid: filesystem.uuid, kind: filesystem.kind, at: IN_IMAGER.into(), region };
+        let mount = Mount { uuid: filesystem.uuid, kind: filesystem.kind, at: IN_IMAGER.into(), options, region };
         let directory = Path::new(IN_IMAGER).join(below.strip_prefix("/").unwrap_or(&below));
         Ok((mount, Self { directory, memory: self.memory.clone() }))
     }
@@ -227,11 +227,16 @@ fn gone(path: PathBuf, remove: impl FnOnce(&Path) -> std::io::Result<()>) -> Res
     }
 }
 
-/// Where `path` is on its own filesystem, whatever of it is mounted where.
-fn on_filesystem(mountinfo: &str, path: &Path) -> Option<PathBuf> {
+/// Where `path` is on its own filesystem, whatever of it is mounted where; and the options that whoever mounts it next has to
+/// repeat. An XFS that was mounted once without its quotas counts them all anew at the next mount that has them: minutes, on a
+/// large one (`xfs_quota(8)`; options as `xfs_fs_show_options` in `fs/xfs/xfs_super.c` writes them).
+fn on_filesystem(mountinfo: &str, path: &Path) -> Option<(PathBuf, String)> {
+    const QUOTAS: [&str; 6] = ["usrquota", "uqnoenforce", "grpquota", "gqnoenforce", "prjquota", "pqnoenforce"];
     let mounts = mountinfo::parse(mountinfo);
     let mount = mountinfo::holding(&mounts, path)?;
-    Some(mount.root.join(path.strip_prefix(&mount.point).ok()?))
+    let quotas = mount.options.split(',').filter(|option| mount.kind == "xfs" && QUOTAS.contains(option));
+    let options = quotas.collect::<Vec<_>>().join(",");
+    Some((mount.root.join(path.strip_prefix(&mount.point).ok()?), options))
 }
 
 #[cfg(test)]
@@ -242,11 +247,23 @@ mod tests {
     fn a_place_is_found_on_its_own_filesystem() {
         let mountinfo = "20 1 254:1 / / rw - ext4 /dev/vda1 rw\n21 20 254:17 / /data rw - ext4 /dev/vdb1 rw\n\
                          22 20 254:33 /sub /srv rw - xfs /dev/vdc1 rw\n";
-        let on = |path: &str| on_filesystem(mountinfo, Path::new(path));
+        let on = |path: &str| on_filesystem(mountinfo, Path::new(path)).map(|(path, _)| path);
         assert_eq!(on("/data/keepstate"), Some("/keepstate".into()));
         assert_eq!(on("/data"), Some("/".into()));
         assert_eq!(on("/srv/keepstate"), Some("/sub/keepstate".into()), "a part of a filesystem is mounted");
         assert_eq!(on("/database"), Some("/database".into()), "a name that only begins alike");
+    }
+
+    /// The next mount of a place on an XFS with quotas counted them anew, and wrote to the disk what nobody had proved.
+    #[test]
+    fn quotas_of_an_xfs_are_kept_up_in_the_imager_and_no_other_option_is_repeated() {
+        let options = |kind: &str, options: &str| {
+            let mountinfo = format!("20 1 254:1 / /data rw,noatime - {kind} /dev/vdb1 {options}\n");
+            on_filesystem(&mountinfo, Path::new("/data/keepstate")).unwrap().1
+        };
+        assert_eq!(options("xfs", "rw,attr2,inode64,logbufs=8,usrquota,pqnoenforce"), "usrquota,pqnoenforce");
+        assert_eq!(options("xfs", "rw,inode64,noquota"), "");
+        assert_eq!(options("ext4", "rw,usrquota"), "", "ext4 keeps count in any mount, and has other words for it");
     }
 
     #[test]

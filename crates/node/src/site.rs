@@ -23,7 +23,7 @@ use sys::mountinfo;
 use crate::error::{Error, Result};
 
 /// The filesystem that is made, as the kernel calls it.
-const KIND: &str = "ext4";
+pub(crate) const KIND: &str = "ext4";
 /// How long another who is mounting it may take: a journal may have to be replayed.
 const MOUNTED_WITHIN: Duration = Duration::from_secs(10);
 /// Between two looks at whether he has done it.
@@ -200,7 +200,7 @@ fn spare(name: &DiskName) -> Result<Target> {
     Ok(target)
 }
 
-fn is_ours(filesystem: &Filesystem) -> bool {
+pub(crate) fn is_ours(filesystem: &Filesystem) -> bool {
     filesystem.kind == KIND && filesystem.label.as_deref() == Some(RESERVE_NAME)
 }
 
@@ -246,7 +246,7 @@ fn is_mounted(target: &Target) -> Result<bool> {
 fn mount(target: &Target) -> Result<()> {
     let begin = Instant::now();
     loop {
-        match mounts::mount(&target.path, KIND, Path::new(PLACE)) {
+        match mounts::mount(&target.path, KIND, Path::new(PLACE), "") {
             // Another of our commands may be mounting it at this moment: the trial does so while somebody asks for the status.
             Err(error) if error.kind() == ErrorKind::ResourceBusy && begin.elapsed() < MOUNTED_WITHIN => {
                 if is_mounted(target)? {

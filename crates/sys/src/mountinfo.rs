@@ -17,6 +17,8 @@ pub struct Mount {
     pub kind: String,
     /// What was mounted: a path of a device, or any text.
     pub source: PathBuf,
+    /// The filesystem's own options, as the kernel shows them: `rw,noquota`.
+    pub options: String,
 }
 
 /// Reads the table; the order is that of mounting. A line that makes no sense is passed over.
@@ -32,8 +34,9 @@ fn parse_line(line: &str) -> Option<Mount> {
     let mut after = after.split(' ');
     let kind = after.next()?.to_owned();
     let source = unescape(after.next().unwrap_or_default()).into();
+    let options = after.next().unwrap_or_default().to_owned();
     let (number, root, point) = (number.into(), unescape(root).into(), unescape(point).into());
-    Some(Mount { number, root, point, read_only, kind, source })
+    Some(Mount { number, root, point, read_only, kind, source, options })
 }
 
 /// The mount that holds `path`: the last of those with the deepest mount point, which lies over the others.
@@ -74,7 +77,7 @@ mod tests {
     const TABLE: &str = "22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n\
                          30 22 0:31 /@ /home rw - btrfs /dev/vdb rw\n\
                          nonsense\n\
-                         31 22 254:17 / /my\\040data\\134x rw - xfs /dev/mapper/a\\040b rw\n\
+                         31 22 254:17 / /my\\040data\\134x rw - xfs /dev/mapper/a\\040b rw,usrquota\n\
                          32 22 0:40 / /home nosuid,ro - tmpfs tmpfs rw\n";
 
     #[test]
@@ -85,6 +88,7 @@ mod tests {
         assert_eq!(mounts[2].point, Path::new("/my data\\x"));
         assert_eq!(mounts[2].source, Path::new("/dev/mapper/a b"));
         assert_eq!(mounts[0].number, "254:1");
+        assert_eq!((mounts[0].options.as_str(), mounts[2].options.as_str()), ("rw", "rw,usrquota"));
         assert_eq!(mounts.iter().map(|mount| mount.read_only).collect::<Vec<_>>(), [false, false, false, true]);
     }
 
