@@ -33,6 +33,7 @@ pub mod outage;
 mod packages;
 pub mod place;
 pub mod preflight;
+pub mod reached;
 pub mod record;
 pub mod site;
 pub mod stage;

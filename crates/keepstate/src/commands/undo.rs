@@ -1,10 +1,13 @@
 //! `keepstate undo`: put back what the last flash overwrote.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use flash::Place;
 use flash::target::{Demands, DiskName, Target};
 use flash::undo::{Found, Undo};
 use image::Image;
+use node::reached::Reached;
 
 use super::flash::show;
 use crate::confirm;
@@ -17,13 +20,15 @@ use crate::watcher::Watcher;
 #[command(after_help = "\
 Example:
   keepstate undo /dev/nvme0n1 --log /data/undo.log
+  keepstate undo /dev/nvme0n1 --log behind       a node's, whose place is behind its image
 
 Run it again if it was cut off: it goes on where it is needed.")]
 pub(crate) struct Args {
     /// The disk: a path, serial=…, wwid=…, label=… or uuid=…; or a file that stands for a disk
     #[arg(value_name = "DISK")]
     disk: DiskName,
-    /// The undo log that the flash wrote
+    /// The undo log that the flash wrote; `behind`: in the space behind the image on the disk itself, where a node has its place
+    /// (`behind@OFFSET+LENGTH` in bytes, if the disk does not tell any more where that is)
     #[arg(long, value_name = "FILE")]
     log: Place,
     /// Store of the image that was flashed, if it is not where it was; needed only for what somebody else changed
@@ -40,16 +45,28 @@ pub(crate) struct Args {
     yes: bool,
 }
 
+/// The log's name for the one that stands behind the image.
+const BEHIND: &str = "behind";
+
 pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
-    let medium = args.log.open_existing()?;
-    let found = Found::read(&*medium).with_context(|| format!("reading the undo log {}", args.log))?;
     let mut target = Target::find(&args.disk)?;
-    let demands = Demands { allow_partition: args.allow_partition, ..Demands::nothing() };
+    let reached = (args.log.path == Path::new(BEHIND)).then(|| {
+        let range = args.log.region.map(|(offset, length)| offset..offset.saturating_add(length));
+        Reached::behind(&target, range)
+    });
+    let reached = reached.transpose()?;
+    let log = match &reached {
+        Some(reached) => Place { path: reached.place().undo(), region: None },
+        None => args.log.clone(),
+    };
+    let medium = log.open_existing()?;
+    let found = Found::read(&*medium).with_context(|| format!("reading the undo log {log}"))?;
+    let beside = reached.as_ref().map(Reached::range);
+    let demands = Demands { allow_partition: args.allow_partition, beside, ..Demands::nothing() };
     target.check(&demands)?;
     if found.disk_key() != target.identity.key() {
         let why = format!(
-            "{} belongs to another disk, {}; {} is {}",
-            args.log,
+            "{log} belongs to another disk, {}; {} is {}",
             found.disk_key(),
             target.path.display(),
             target.identity.key()
