@@ -59,13 +59,14 @@ struct Hands {
 type Filled = Vec<(u64, Range<usize>)>;
 
 impl Apply<'_> {
-    /// Makes the disk equal to the image. Nothing is written if it is so already.
+    /// Makes the disk equal to the image, and that last. Nothing is written if it is so already.
     pub(crate) fn run(&self) -> Result<()> {
         let is_equal = self.verdicts.iter().all(|(_, verdict)| verdict == Verdict::Equal);
-        if is_equal {
-            return Ok(());
-        }
         let prover = self.prover();
+        if is_equal {
+            // It may have been written by a run that ended before it could flush.
+            return prover.flush();
+        }
         turn(&prover, self.meanwhile)?;
         self.write_all(&|chunk| !self.boot_area.contains(chunk), &Mutex::default())?;
         prover.flush()?;
@@ -241,7 +242,8 @@ impl Apply<'_> {
     }
 }
 
-/// Turns the boot area to `meanwhile`: sector 0 alone and flushed, then the rest. What is so already is not written.
+/// Turns the boot area to `meanwhile`: sector 0 alone and flushed, then the rest. What is so already is not written, and flushed
+/// all the same: a run that was cut off may have written it and not flushed, and then it may be so in the disk's cache alone.
 pub(crate) fn turn(prover: &Prover<'_>, meanwhile: &Meanwhile) -> Result<()> {
     let mut scratch = Prover::scratch();
     let patches =
@@ -251,8 +253,8 @@ pub(crate) fn turn(prover: &Prover<'_>, meanwhile: &Meanwhile) -> Result<()> {
         // What cannot be read is not so, and reads again once it is written.
         if prover.disk.read_at(offset, &mut now).is_err() || now != *bytes {
             prover.write(offset, bytes, &mut scratch)?;
-            prover.flush()?;
         }
+        prover.flush()?;
     }
     Ok(())
 }

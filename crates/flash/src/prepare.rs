@@ -216,8 +216,8 @@ impl Flash<'_> {
                     State::Sealed | State::Began | State::Done => {}
                 }
                 // What was begun may never have been written: then the old OS has run on, and what it wrote is logged, too.
-                let is_resumed =
-                    contents.state != State::Sealed && !is_still_old(self.disk, &*space.medium, &contents)?;
+                let is_resumed = contents.state != State::Sealed
+                    && !is_still_old(self.disk, &*space.medium, &contents, Some(self.image))?;
                 let log = Log::reopen(Arc::clone(&space.medium), &contents)?;
                 (Some(log), is_resumed, contents.header.tail)
             }

@@ -77,7 +77,8 @@ impl Flash<'_> {
                 tail: contents.header.tail,
             })
         };
-        let is_still_old = || is_still_old(self.disk, &*space.medium, &contents);
+        let image = is_same.is_ok().then_some(self.image);
+        let is_still_old = || is_still_old(self.disk, &*space.medium, &contents, image);
         match contents.state {
             State::Undone => begin(),
             // The disk decides, not the log: what was begun may never have been written, what was written may not be noted, and

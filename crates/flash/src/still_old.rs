@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use image::Image;
+use image::table::{Chunk, PAGE_CHUNKS};
 use model::Digest;
 use sys::{AlignedBuf, Disk, Medium};
 
@@ -20,19 +22,28 @@ struct StillOld<'a> {
     disk: &'a dyn Disk,
     medium: &'a dyn Medium,
     contents: &'a Contents,
+    image: Option<&'a Image>,
     geometry: Geometry,
 }
 
-/// Whether the disk is the old one: it is not dead, as it is from the first write of a flash or an undo to the last, and most
-/// of what a flash overwrites is what the log says it was. In doubt it is not.
-pub(crate) fn is_still_old(disk: &dyn Disk, medium: &dyn Medium, contents: &Contents) -> Result<bool> {
+/// Whether the disk is the old one: it is not dead, as it is from the first write of a flash or an undo to the last, and of what a
+/// flash overwrites more is what the log says it was than what the image has there. What is neither, the OS that runs has written
+/// since, and tells nothing: it may be most of it (journal, logs). Without the image, all that is not the old is taken for it.
+///
+/// In doubt it is the old one as long as the log does not say that the first write was to come: that is flushed before it.
+pub(crate) fn is_still_old(
+    disk: &dyn Disk,
+    medium: &dyn Medium,
+    contents: &Contents,
+    image: Option<&Image>,
+) -> Result<bool> {
     let size = disk.size().map_err(|source| Error::Disk { doing: "reading the size of", offset: 0, source })?;
     let header = &contents.header;
     if size != header.disk_size {
         return Ok(false);
     }
     let geometry = Geometry { disk: size, image: size, chunk: u64::from(header.chunk_size) };
-    StillOld { disk, medium, contents, geometry }.answer()
+    StillOld { disk, medium, contents, image, geometry }.answer()
 }
 
 impl StillOld<'_> {
@@ -53,19 +64,47 @@ impl StillOld<'_> {
         if is_zero && (has_begun || !self.had_no_sector_0()?) {
             return Ok(false);
         }
-        let (mut same, mut other) = (0, 0);
-        for (chunk, was) in &logged {
-            let is_same = self.geometry.read_chunk(self.disk, *chunk).is_ok_and(|content| {
-                let now = Some(image::digest::chunk(&content, self.geometry.on_disk(*chunk).start));
-                if sys::is_zero(&content) { was.is_none() } else { *was == now }
-            });
-            *(if is_same { &mut same } else { &mut other }) += 1;
+        // Another image than the log's has nothing to say, and the log says that nothing was written.
+        if !has_begun && self.image.is_none() {
+            return Ok(true);
         }
-        Ok(same > other)
+        let (mut old, mut new) = (0, 0);
+        for (chunk, was) in &logged {
+            // One that cannot be read tells nothing.
+            let Ok(content) = self.geometry.read_chunk(self.disk, *chunk) else { continue };
+            let now = Some(image::digest::chunk(&content, self.geometry.on_disk(*chunk).start));
+            let is_old = if sys::is_zero(&content) { was.is_none() } else { *was == now };
+            let is_new = match self.image {
+                Some(image) => self.is_image_s(image, *chunk, &content)?,
+                None => !is_old,
+            };
+            match (is_old, is_new) {
+                (true, false) => old += 1,
+                (false, true) => new += 1,
+                _ => {}
+            }
+        }
+        Ok(if has_begun { old > new } else { old >= new })
     }
 
-    /// Chunks that the flash overwrites and what they were last: of those whose content was logged some, all over the disk. Not
-    /// the boot area's, which is logged always, if there is another.
+    /// Whether a chunk's content is what the image has there.
+    fn is_image_s(&self, image: &Image, chunk: u64, content: &[u8]) -> Result<bool> {
+        let geometry = Geometry { image: image.manifest().disk_size, ..self.geometry };
+        if chunk >= geometry.image_chunks() {
+            return Ok(false);
+        }
+        let range = geometry.in_image(chunk);
+        let content = &content[..len(&range)];
+        let page = image.chunk_page(chunk / PAGE_CHUNKS as u64)?;
+        Ok(match page.chunks[(chunk % PAGE_CHUNKS as u64) as usize] {
+            Chunk::Zero => sys::is_zero(content),
+            Chunk::Data { digest, .. } => image::digest::chunk(content, range.start) == digest,
+        })
+    }
+
+    /// Chunks that the flash overwrites and what they were last: of those whose content the first pass logged some, all over the
+    /// disk. Later passes log whole segments, of which most may be what the image has, too. Not the boot area's, which is logged
+    /// always, if there is another.
     fn logged(&self) -> Result<BTreeMap<u64, Option<Digest>>> {
         let chunks = self.geometry.disk_chunks();
         let mut logged = ChunkSet::new(chunks);
@@ -73,7 +112,7 @@ impl StillOld<'_> {
             logged.insert(chunk);
             false
         };
-        self.reader()?.glancing().next_content(Kind::Old, nothing_wanted)?;
+        self.reader()?.glancing().up_to(self.first_pass()?).next_content(Kind::Old, nothing_wanted)?;
         let count = logged.count();
         let inner = logged.iter().filter(|chunk| (1..chunks - 1).contains(chunk));
         let mut sample: BTreeMap<u64, Option<Digest>> =
@@ -90,6 +129,13 @@ impl StillOld<'_> {
             }
         }
         Ok(sample)
+    }
+
+    /// Where the log ends that the first pass has made.
+    fn first_pass(&self) -> Result<u64> {
+        let mut reader = self.reader()?.glancing();
+        reader.next_of(Kind::Seal)?;
+        Ok(reader.offset())
     }
 
     /// Whether the old disk's sector 0 was zero, as of a filesystem without a partition table: then it tells nothing.

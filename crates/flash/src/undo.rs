@@ -176,7 +176,7 @@ impl Undo<'_> {
         let geometry = self.found.geometry;
         self.check_disk()?;
         if self.found.contents.state == State::UndoBegan
-            && is_still_old(self.disk, &*self.medium, &self.found.contents)?
+            && is_still_old(self.disk, &*self.medium, &self.found.contents, None)?
         {
             return self.note_that_it_was_undone(begin);
         }
@@ -190,6 +190,9 @@ impl Undo<'_> {
         let (mut restored, mut from_image) = (0, 0);
         if differing.count() > 0 {
             (restored, from_image) = self.restore(&log, differing, &counters)?;
+        } else {
+            // It may have been written by a run that ended before it could flush.
+            Prover { disk: self.disk, counters: &counters }.flush()?;
         }
         note(&log, Event::Undone);
         Ok(UndoReport {
@@ -259,6 +262,7 @@ impl Undo<'_> {
                 Err(error) => return Err(error),
             }
         }
+        self.check_logged(log, &old, &|chunk| differing.contains(chunk))?;
         note(log, Event::UndoBegan);
 
         let restoring = Restoring {
@@ -271,7 +275,9 @@ impl Undo<'_> {
         let mut totals = (0, 0);
         for is_boot in [false, true] {
             let only = |chunk: u64| differing.contains(chunk) && boot_area.contains(chunk) == is_boot;
-            totals.0 += self.restore_logged(log, &restoring, &old, &only)?;
+            totals.0 += self.each_logged(log, &old, &only, &|chunk, _, content, scratch| {
+                self.put(&restoring, chunk, content, scratch)
+            })?;
             if let Some(image) = &image {
                 totals.1 += self.fetch_missing(log, image, &old.logged, &only, &|chunk, _, content, scratch| {
                     self.put(&restoring, chunk, content, scratch)
@@ -311,13 +317,29 @@ impl Undo<'_> {
         Ok(old)
     }
 
-    /// Puts back chunks from the log; gives their bytes.
-    fn restore_logged(
+    /// Reads from the log all that will be put back: one that does not give it any more fails while the disk still boots, and
+    /// not when it is half one and half another.
+    fn check_logged(&self, log: &Log, old: &OldRecords, only: &(dyn Fn(u64) -> bool + Sync)) -> Result<()> {
+        let given = Mutex::new(ChunkSet::new(self.found.geometry.disk_chunks()));
+        self.each_logged(log, old, only, &|chunk, _, _, _| {
+            given.lock().unwrap_or_else(PoisonError::into_inner).insert(chunk);
+            Ok(())
+        })?;
+        let given = given.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match old.logged.iter().find(|&chunk| only(chunk) && !given.contains(chunk)) {
+            None => Ok(()),
+            Some(chunk) => Err(not_given(chunk)),
+        }
+    }
+
+    /// Gives chunks of the old disk that the log holds to `take`, each with its digest and a thread's scratch space; gives their
+    /// bytes.
+    fn each_logged(
         &self,
         log: &Log,
-        restoring: &Restoring<'_>,
         old: &OldRecords,
         only: &(dyn Fn(u64) -> bool + Sync),
+        take: &Take<'_>,
     ) -> Result<u64> {
         let geometry = self.found.geometry;
         let mut copies = old.copies.clone();
@@ -337,7 +359,7 @@ impl Undo<'_> {
             let range = geometry.on_disk(chunk);
             let out = &mut content[..len(&range)];
             old.decode(range.start, out, WHAT)?;
-            self.put(restoring, chunk, out, scratch)?;
+            take(chunk, Some(old.digest), out, scratch)?;
             bytes.fetch_add(range.end - range.start, std::sync::atomic::Ordering::Relaxed);
             Ok(())
         })?;
@@ -467,15 +489,15 @@ impl Restoring<'_> {
         let held = self.sector_0.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (left.iter().next(), held) {
             (None, Some(held)) => Ok(held),
-            (left, _) => Err(Error::Unusable {
-                what: WHAT,
-                why: format!(
-                    "it did not give chunk {} of the old disk, which it held before; run the same command again",
-                    left.unwrap_or(0)
-                ),
-            }),
+            (left, _) => Err(not_given(left.unwrap_or(0))),
         }
     }
+}
+
+fn not_given(chunk: u64) -> Error {
+    let why =
+        format!("it did not give chunk {chunk} of the old disk, which it held before; run the same command again");
+    Error::Unusable { what: WHAT, why }
 }
 
 /// Notes how far an undo is, where the log has room: what matters is the disk, and it tells by itself.

@@ -1,10 +1,12 @@
-//! An undo log that gives less than it held when it was checked: whatever comes of it, no disk that is half old and half new boots.
+//! An undo log that gives less than it held: whatever comes of it, no disk that is half old and half new boots, and none that boots
+//! is given up for it.
 
 mod support;
 
-use flash::Unwatched;
 use flash::undo::{Found, Undo};
+use flash::{Unwatched, Watch};
 use keepstate_flash as flash;
+use support::SimDisk;
 use support::images::{Pair, Shape};
 use support::machine::{Is, Machine, classify};
 
@@ -15,7 +17,7 @@ fn a_log_that_gives_less_than_it_held_leads_to_no_disk_that_boots() {
     let flashed = Machine::new(&pair.old, &shape);
     flashed.flash(&pair.open(), &shape, 1).expect("flashed");
     let sectors = flashed.undo.as_ref().expect("a log").content().len() as u64 / 512;
-    let (mut dead, mut undone) = (0, 0);
+    let (mut alive, mut undone) = (0, 0);
     for sector in (0..sectors).step_by(sectors.div_ceil(200) as usize) {
         let machine = flashed.copy(&shape);
         let medium = machine.undo.clone().expect("a log");
@@ -36,14 +38,62 @@ fn a_log_that_gives_less_than_it_held_leads_to_no_disk_that_boots() {
         let is = classify(&pair, &shape, &disk.content());
         match result {
             Ok(_) => assert_eq!(is, Is::Old, "sector {sector}"),
-            Err(_) if is == Is::Dead => dead += 1,
+            // It made the disk dead first, and then found out that it could not be brought back.
             Err(error) => assert_eq!(is, Is::New, "sector {sector}: {error}"),
         }
+        alive += u32::from(is == Is::New);
         medium.bad.lock().expect("locked").clear();
         undone += u32::from(machine.undo(&pair, &shape).expect("the log is as it was"));
         assert_eq!(classify(&pair, &shape, &disk.content()), Is::Old, "sector {sector}");
     }
-    assert!(dead > 0 && undone > 0, "no log went wrong while the disk was written");
+    assert!(alive > 0 && undone > 0, "no log went wrong");
+}
+
+/// As above, but what is read to look whether it can be had is right, and wrong when it is read to be put back.
+#[test]
+fn a_log_that_goes_wrong_while_the_disk_is_written_leads_to_no_disk_that_boots() {
+    let shape = Shape { undo: true, ..Shape::default() };
+    let pair = Pair::new(&shape, 92);
+    let flashed = Machine::new(&pair.old, &shape);
+    flashed.flash(&pair.open(), &shape, 1).expect("flashed");
+    let sectors = flashed.undo.as_ref().expect("a log").content().len() as u64 / 512;
+    let mut dead = 0;
+    for sector in (0..sectors).step_by(sectors.div_ceil(100) as usize) {
+        let machine = flashed.copy(&shape);
+        let medium = machine.undo.clone().expect("a log");
+        let found = Found::read(&*medium).expect("it is whole");
+        let watch = SpoilsWhenWritten { medium: &medium, disk: &machine.disk, sector };
+        let image = || Ok(pair.open());
+        let disk = &machine.disk;
+        let result =
+            Undo { disk, medium: medium.clone(), found: &found, image: &image, workers: 1, watch: &watch }.run();
+        let is = classify(&pair, &shape, &disk.content());
+        assert_eq!(is, if result.is_ok() { Is::Old } else { Is::Dead }, "sector {sector}");
+        dead += u32::from(is == Is::Dead);
+        medium.bad.lock().expect("locked").clear();
+        assert!(machine.undo(&pair, &shape).expect("the log is as it was"));
+        assert_eq!(classify(&pair, &shape, &disk.content()), Is::Old, "sector {sector}");
+    }
+    assert!(dead > 0, "no log went wrong while the disk was written");
+}
+
+/// Spoils a sector of the log when the first chunk has been put back.
+struct SpoilsWhenWritten<'a> {
+    medium: &'a SimDisk,
+    disk: &'a SimDisk,
+    sector: u64,
+}
+
+impl Watch for SpoilsWhenWritten<'_> {
+    fn phase(&self, _name: &'static str, _bytes: u64) {}
+
+    fn advance(&self, _bytes: u64) {
+        if !self.disk.writes.lock().expect("locked").is_empty() {
+            self.medium.bad.lock().expect("locked").insert(self.sector, u32::MAX);
+        }
+    }
+
+    fn pace(&self, _bytes: u64) {}
 }
 
 #[test]

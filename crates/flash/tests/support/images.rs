@@ -110,6 +110,20 @@ impl Pair {
             new[a..a + CHUNK].copy_from_slice(&old[b..b + CHUNK]);
             new[b..b + CHUNK].copy_from_slice(&old[a..a + CHUNK]);
         }
+        Self::of(shape, old, new, &mut random)
+    }
+
+    /// An image that is a small patch: one chunk of ten is another.
+    pub fn patched(shape: &Shape, seed: u64) -> Self {
+        let mut random = Random(seed);
+        let mut old = vec![0; shape.chunks * CHUNK - shape.cut + shape.behind];
+        random.fill(&mut old);
+        let mut new = old[..old.len() - shape.behind].to_vec();
+        new.chunks_mut(CHUNK).skip(5).step_by(10).for_each(|chunk| random.fill(chunk));
+        Self::of(shape, old, new, &mut random)
+    }
+
+    fn of(shape: &Shape, mut old: Vec<u8>, mut new: Vec<u8>, random: &mut Random) -> Self {
         // Both boot, and both have a GPT at their ends.
         for disk in [&mut old, &mut new] {
             let end = disk.len();
