@@ -46,6 +46,9 @@ pub struct Began {
     pub device: String,
     /// Sectors that the disk had counted as written or discarded.
     pub sectors: u64,
+    /// Of these, what the trace had seen already. Were it counted again, as much could be lost later without being missed.
+    #[serde(default)]
+    pub traced: u64,
 }
 
 /// Why it is not known what was written, so that everything has to be read again.
@@ -100,8 +103,8 @@ impl Kernel {
         // Everything that is not a read may change what is on the disk: writes, zeroing, discards.
         write(&format!("{EVENT}/filter"), &format!("dev == {number} && !(rwbs ~ \"R*\")"))?;
         write(&format!("{EVENT}/enable"), "1")?;
-        self.wait_until_settled(device);
-        Ok(Began { boot_id: self.boot_id()?, device: device.into(), sectors: self.sectors(device)? })
+        let (sectors, traced) = self.settled(device)?;
+        Ok(Began { boot_id: self.boot_id()?, device: device.into(), sectors, traced })
     }
 
     /// systemd mounts it where somebody looks; others do not. If it cannot be had, whoever needs it says so.
@@ -111,14 +114,19 @@ impl Kernel {
         }
     }
 
-    /// Requests that left before the trace began are counted when they end, and are in no trace.
-    fn wait_until_settled(&self, device: &str) {
+    /// What the disk has counted and the trace has seen, at one moment: when requests that left before the trace began have ended,
+    /// which are counted then and are in no trace. A disk that never rests gives more of the latter: too little may be accounted
+    /// for then, and never too much.
+    fn settled(&self, device: &str) -> Result<(u64, u64), Unknown> {
         let begin = Instant::now();
-        while begin.elapsed() < SETTLED_WITHIN {
+        loop {
             let inflight = fs::read_to_string(self.of_disk(device, "inflight")).unwrap_or_default();
             // Reads and writes.
-            if inflight.split_whitespace().nth(1).is_none_or(|writes| writes == "0") {
-                return;
+            let is_idle = inflight.split_whitespace().nth(1).is_none_or(|writes| writes == "0");
+            let counted = self.sectors(device)?;
+            let traced = self.read(device, |_| None)?;
+            if (is_idle && self.sectors(device)? == counted) || begin.elapsed() >= SETTLED_WITHIN {
+                return Ok((counted, traced));
             }
             thread::sleep(Duration::from_millis(10));
         }
@@ -146,16 +154,21 @@ impl Kernel {
         // Read before the trace is: what is written meanwhile is in the trace and not yet in the count.
         let counted = self.sectors(&began.device)?.checked_sub(began.sectors);
         let mut chunks = ChunkSet::new(disk_size.div_ceil(chunk_size));
-        let traced = self.read(&began.device, |first, sectors| {
-            let bytes = first.saturating_mul(SECTOR)..first.saturating_add(sectors).saturating_mul(SECTOR);
-            let is_inside = bytes.end <= disk_size;
-            if is_inside {
-                for chunk in bytes.start / chunk_size..bytes.end.div_ceil(chunk_size) {
-                    chunks.insert(chunk);
-                }
+        let merges_discards = self.merges_discards(&began.device);
+        let traced = self.read(&began.device, |Request { first, sectors, is_discard, .. }| {
+            let bytes = first.saturating_mul(SECTOR)..first.saturating_add(*sectors).saturating_mul(SECTOR);
+            if bytes.end > disk_size {
+                return Some("which no such disk has");
             }
-            is_inside
+            if *is_discard && merges_discards {
+                return Some("which may stand for several ranges");
+            }
+            for chunk in bytes.start / chunk_size..bytes.end.div_ceil(chunk_size) {
+                chunks.insert(chunk);
+            }
+            None
         })?;
+        let traced = traced.saturating_sub(began.traced);
         self.check_nothing_lost()?;
         match counted {
             Some(counted) if traced >= counted => Ok(chunks),
@@ -164,8 +177,8 @@ impl Kernel {
         }
     }
 
-    /// Gives each request to `take`, which says whether it is possible; the sum of their sectors.
-    fn read(&self, device: &str, mut take: impl FnMut(u64, u64) -> bool) -> Result<u64, Unknown> {
+    /// Gives each request to `take`, which says why it cannot be understood, if it cannot; the sum of their sectors.
+    fn read(&self, device: &str, mut take: impl FnMut(&Request<'_>) -> Option<&'static str>) -> Result<u64, Unknown> {
         let failed = |error: std::io::Error| Unknown(format!("reading the trace: {error}"));
         let file = File::open(self.tracing.join(INSTANCE).join("trace")).map_err(failed)?;
         let device = device.replace(':', ",");
@@ -177,11 +190,15 @@ impl Kernel {
             if line.starts_with('#') || line.trim().is_empty() {
                 continue;
             }
-            match Request::parse(&line) {
-                Some(Request { device: of, first, sectors }) if of == device && take(first, sectors) => {
-                    traced += sectors;
+            let line = line.trim();
+            match Request::parse(line).filter(|request| request.device == device) {
+                Some(request) => {
+                    if let Some(why) = take(&request) {
+                        return Unknown::because(format!("the trace says {line:?}, {why}"));
+                    }
+                    traced += request.sectors;
                 }
-                _ => return Unknown::because(format!("the trace says {:?}", line.trim())),
+                None => return Unknown::because(format!("the trace says {line:?}")),
             }
         }
         Ok(traced)
@@ -216,6 +233,13 @@ impl Kernel {
         sectors_written(&stat).ok_or_else(|| Unknown(format!("stat says {stat:?}")))
     }
 
+    /// Whether one request may discard several ranges, as `NVMe` and virtio can: the event has the first one's beginning and the sum
+    /// of all (`bio_attempt_discard_merge` in the kernel's `block/blk-merge.c`).
+    fn merges_discards(&self, device: &str) -> bool {
+        let most = fs::read_to_string(self.of_disk(device, "queue/max_discard_segments"));
+        most.is_ok_and(|most| most.trim() != "1")
+    }
+
     fn of_disk(&self, device: &str, name: &str) -> PathBuf {
         self.root.join(format!("sys/dev/block/{device}/{name}"))
     }
@@ -234,6 +258,7 @@ struct Request<'a> {
     device: &'a str,
     first: u64,
     sectors: u64,
+    is_discard: bool,
 }
 
 impl<'a> Request<'a> {
@@ -247,6 +272,8 @@ impl<'a> Request<'a> {
             device: words.first()?,
             first: words.get(plus.checked_sub(1)?)?.parse().ok()?,
             sectors: words.get(plus + 1)?.parse().ok()?,
+            // What kind it is, one letter a property: `FWS`, `D`.
+            is_discard: words.get(1)?.contains('D'),
         })
     }
 }
@@ -274,7 +301,7 @@ mod tests {
         write("sys/kernel/tracing/instances/keepstate/trace", lines);
         write("sys/kernel/tracing/instances/keepstate/per_cpu/cpu0/stats", stats);
         let kernel = Kernel::below(folder.path(), &folder.path().join(TRACEFS));
-        (folder, kernel, Began { boot_id: "this".into(), device: DISK.into(), sectors: 1000 })
+        (folder, kernel, Began { boot_id: "this".into(), device: DISK.into(), sectors: 1000, traced: 0 })
     }
 
     fn written(kernel: &Kernel, began: &Began) -> Result<Vec<u64>, String> {
@@ -299,6 +326,28 @@ mod tests {
         assert_eq!(written(&traced, &began).unwrap(), [2, 6]);
         let (_folder, traced, began) = kernel(&lines, STATS, 137);
         assert!(written(&traced, &began).unwrap_err().contains("137 sectors, the trace 136"));
+    }
+
+    /// What was written between the trace's beginning and the count's was in both, and as much could be lost unnoticed later.
+    #[test]
+    fn what_the_trace_had_seen_when_the_disk_was_first_asked_does_not_stand_for_what_it_lost_later() {
+        let (_folder, kernel, began) = kernel(&LINES.replace("2047", "800"), STATS, 100);
+        let with = |traced| written(&kernel, &Began { traced, ..began.clone() });
+        assert_eq!(with(36).unwrap(), [2, 6]);
+        assert!(with(37).unwrap_err().contains("100 sectors, the trace 99"));
+    }
+
+    /// The event says where the first range begins and how long all of them are.
+    #[test]
+    fn a_discard_that_may_be_several_is_not_believed_to_be_one() {
+        let lines = "fstrim-1 [000] ..... 1.7: block_rq_issue: 254,0 DS 65536 () 256 + 128 be,0,4 [fstrim]\n";
+        for (most, is_believed) in [("1\n", true), ("256\n", false)] {
+            let (folder, kernel, began) = kernel(lines, STATS, 128);
+            fs::write(folder.path().join("sys/dev/block/254:0/queue/max_discard_segments"), most).unwrap();
+            let known = written(&kernel, &began);
+            assert_eq!(known.is_ok(), is_believed, "{known:?}");
+            assert!(is_believed || known.unwrap_err().contains("which may stand for several ranges"));
+        }
     }
 
     #[test]
