@@ -1,7 +1,9 @@
 //! What is brought onto the node while it serves: the new content, the way back, and the trace of what is still written.
 
 use std::fs;
+use std::ops::Range;
 
+use flash::boot_area::partitions_now;
 use flash::place::open_stage;
 use flash::target::Target;
 use flash::trace::{Began, Kernel, Unknown};
@@ -12,6 +14,7 @@ use sys::disk::Caching;
 use crate::error::{Error, Result};
 use crate::place::Place;
 use crate::record::Record;
+use crate::site::Site;
 use crate::stage;
 
 /// An image, the disk that it will be flashed to, and where everything stands meanwhile.
@@ -19,6 +22,8 @@ pub(crate) struct Staging<'a> {
     pub(crate) place: &'a Place,
     pub(crate) opened: &'a Opened,
     pub(crate) target: &'a Target,
+    /// Where the place is.
+    pub(crate) site: &'a Site,
     pub(crate) record: &'a mut Record,
     pub(crate) watch: &'a dyn Watch,
 }
@@ -83,16 +88,43 @@ impl Staging<'_> {
     }
 
     fn with<T>(&self, act: impl FnOnce(&Flash<'_>, &Keep) -> flash::Result<T>) -> Result<T> {
+        let disk = self.target.open_to_read(Caching::Auto)?;
+        let manifest = self.opened.image.manifest();
+        let kept_free = manifest.reserve.map(|reserve| reserve.offset..reserve.offset.saturating_add(reserve.length));
+        let place = self.site.ground()?.and_then(|ground| ground.behind());
+        let tail = has_tail(&partitions_now(&disk)?, manifest.disk_size, kept_free.as_ref(), place.as_ref())?;
         let keep = Keep {
             undo: Some(flash::Place { path: self.place.undo(), region: None }.open()?),
-            tail: false,
+            tail,
             stage: Some(open_stage(&self.place.content())?),
             disk_key: self.target.identity.key(),
             image_from: self.opened.from.clone(),
         };
-        let disk = self.target.open_to_read(Caching::Auto)?;
         let image = &self.opened.image;
         Ok(act(&Flash { disk: &disk, image, workers: flash::WORKERS, watch: self.watch }, &keep)?)
+    }
+}
+
+/// Whether the old OS reaches behind the image, in any of its `partitions`: a new root that grows overwrites what is there, so the
+/// way back has to hold it. What the image keeps free it leaves alone. Refused where the place itself is there: it would hold itself.
+fn has_tail(
+    partitions: &[Range<u64>],
+    image: u64,
+    kept_free: Option<&Range<u64>>,
+    place: Option<&Range<u64>>,
+) -> Result<bool> {
+    let is_left_alone = |partition: &&Range<u64>| {
+        let free = [kept_free, place].into_iter().flatten();
+        free.into_iter().any(|free| free.start <= partition.start && partition.end <= free.end)
+    };
+    let mut behind = partitions.iter().filter(|partition| partition.end > image).filter(|one| !is_left_alone(one));
+    match (behind.next(), place) {
+        (Some(partition), Some(_)) => Err(Error::Refused(format!(
+            "a partition of the old OS reaches to byte {} of the root disk, behind the image's end at {image}, where the place is, \
+             too: a new OS could overwrite it, and nothing could bring it back; take an image that is as large, or another place",
+            partition.end
+        ))),
+        (partition, _) => Ok(partition.is_some()),
     }
 }
 
@@ -131,6 +163,21 @@ fn traced<R: Recorded, T>(
 mod tests {
     use super::*;
 
+    /// The trial OS grows its root over it: the old one came back with a hole.
+    #[test]
+    fn an_old_root_that_reaches_behind_the_image_is_logged_as_far_as_it_reaches() {
+        let (root, esp, reserve) = (10..90, 1..10, 60..70);
+        let has = |partitions: &[Range<u64>], kept_free, place| has_tail(partitions, 50, kept_free, place);
+        assert!(!has(&[esp.clone(), 10..50], None, None).unwrap(), "all of it is overwritten");
+        assert!(has(&[esp.clone(), root.clone()], None, None).unwrap());
+        assert!(has(&[esp.clone(), 55..90], None, None).unwrap(), "a partition of its own");
+        assert!(has(&[esp.clone(), reserve.clone()], None, None).unwrap(), "the new one keeps nothing free");
+        assert!(!has(&[esp.clone(), reserve.clone()], Some(&reserve), None).unwrap());
+        assert!(!has(&[esp, reserve.clone()], Some(&reserve), Some(&reserve)).unwrap());
+        let why = has(&[root], Some(&reserve), Some(&reserve)).unwrap_err().to_string();
+        assert!(why.contains("to byte 90") && why.contains("end at 50") && why.contains("another place"), "{why}");
+    }
+
     /// What was recorded, one after the other.
     #[derive(Default)]
     struct Kept(Vec<Option<Began>>);
@@ -144,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_pass_that_is_killed_leaves_no_trace_that_would_be_believed() {
-        let began = Began { boot_id: "this".into(), device: "8:0".into(), sectors: 1000 };
+        let began = Began { boot_id: "this".into(), device: "8:0".into(), sectors: 1000, traced: 0 };
         let mut kept = Kept::default();
         let killed: Result<()> = traced(
             &mut kept,

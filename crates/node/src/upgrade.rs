@@ -60,7 +60,7 @@ struct Under {
 impl Under {
     fn staging(&mut self) -> Staging<'_> {
         let Self { node, opened, target, record, watch, .. } = self;
-        Staging { place: &node.place, opened, target, record, watch: &**watch }
+        Staging { place: &node.place, site: &node.config.place, opened, target, record, watch: &**watch }
     }
 }
 
