@@ -1,5 +1,6 @@
 //! A server with a database, a client that keeps asking it, and two versions of its OS.
 
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,10 @@ use crate::error::{Error, Result};
 use crate::machine::{Disk, Machine};
 use crate::run::say;
 use crate::tree::Recipe;
-use crate::versions::Versions;
+use crate::versions::{Versions, begins_alike};
 
+/// A data disk that no OS of ours mounts: whoever writes to it has no business there.
+const ASIDE: &str = "aside";
 /// Where the database answers.
 const PORT: u16 = 5432;
 /// How long a system may take to come up, and whatever comes up with it: five times what it takes on an idle machine.
@@ -61,7 +64,8 @@ impl Server {
             .forward(PORT)
             .forward(22)
             .disk(Disk::image("root", &versions.v1))
-            .disk(Disk::ext4_of("data", 1 << 30, "data", &data.root));
+            .disk(Disk::ext4_of("data", 1 << 30, "data", &data.root))
+            .disk(Disk::ext4(ASIDE, 64 << 20, ASIDE));
         let mut machine = change(machine);
         machine.power_on()?;
         machine.wait_until_up(UP)?;
@@ -114,8 +118,10 @@ impl Server {
     }
 
     /// Prepares version 2 and goes there, in the way that its agent is configured for; gives what the imager said. An error if
-    /// a row is lost, or if a data file was not at the start what it was at the stop ([`Self::watch_data`]).
+    /// a row is lost, if a data file was not at the start what it was at the stop ([`Self::watch_data`]), or if a bit of the disk
+    /// that is nobody's is another, read from outside.
     pub fn upgrade(&mut self) -> Result<String> {
+        let aside = self.aside("before")?;
         self.node("prepare", 2)?;
         let command = format!("{} --yes", self.versions.command("upgrade", 2));
         let outage = self.through_a_restart(&command)?;
@@ -128,8 +134,16 @@ impl Server {
         is(self.version()? == "2", "it is not version 2".into())?;
         is(status.contains("untouched: all ") && !status.contains("CHANGED"), format!("data disks: {status}"))?;
         self.machine.sh("test -s /data/digest.stop && cmp /data/digest.stop /data/digest.start")?;
+        is(begins_alike(&aside, &self.aside("after")?)?, "a disk was written to that is nobody's".into())?;
         self.has_its_rows()?;
         Ok(log)
+    }
+
+    /// What the disk has that is nobody's.
+    fn aside(&mut self, when: &str) -> Result<PathBuf> {
+        let copy = self.machine.folder().join(format!("{ASIDE}.{when}"));
+        self.machine.read_disk_paused(ASIDE, &copy)?;
+        Ok(copy)
     }
 
     /// Calls the old OS back. An error if a row is lost, or a data file another.

@@ -1,11 +1,12 @@
 //! Every way into the imager and out of it, and what happens when something in there hangs or dies.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lab::server::{PREPARED, UP};
 use lab::tiny::{Pair, Tiny};
+use lab::versions::begins_alike;
 use lab::{Bus, Firmware, Machine, Recipe, say};
 use serde_json::json;
 
@@ -196,14 +197,33 @@ fn a_worker_that_cannot_be_ended_is_ended_by_the_watchdog() {
     let mut node = Tiny::start(&Pair::default(), "ways-watchdog", |machine| machine, limits).expect("a machine");
     node.order().expect("it goes down");
     node.machine.wait_for("is PID 1", UP).expect("the imager");
+    let before = root(&mut node, "before");
     node.machine.throttle("root", 1).expect("a disk that does not answer");
     node.machine.wait_for("(Software Watchdog) is armed: 10 s", UP).expect("a watchdog");
     node.machine.wait_for("time is over before the first write", UP).expect("the deadline");
+    node.machine.end_at_restart().expect("QEMU does as it is told");
     node.machine.wait_for("Initiating system reboot", UP).expect("the watchdog");
     node.machine.throttle("root", 0).expect("it answers again");
-    node.machine.wait_until_up(UP).expect("up");
+    is_untouched(&mut node, &before);
     node.runs("1").expect("the version");
     node.status("failed; the old OS is as it was").expect("a verdict");
+}
+
+/// The root disk now, read from outside.
+fn root(node: &mut Tiny, when: &str) -> PathBuf {
+    let copy = node.machine.folder().join(format!("root.{when}"));
+    node.machine.read_disk_paused("root", &copy).expect("read");
+    copy
+}
+
+/// Where it would restart, the root disk is what it was `before`; then it does.
+fn is_untouched(node: &mut Tiny, before: &Path) {
+    node.machine.wait_for_power_off(PREPARED).expect("the watchdog");
+    let after = node.machine.folder().join("root.after");
+    node.machine.read_disk("root", &after).expect("read");
+    assert!(begins_alike(before, &after).expect("compared"), "it was written to");
+    node.machine.power_on().expect("on");
+    node.machine.wait_until_up(UP).expect("up");
 }
 
 /// A kernel that does nothing any more but take interrupts: its own watchdog restarts the machine, into the old OS.
@@ -217,10 +237,11 @@ fn a_kernel_that_hangs_is_ended_by_its_watchdog() {
     node.machine.throttle("root", MIB).expect("slow, so that nothing is written yet");
     node.machine.wait_for("(Software Watchdog) is armed: 10 s", UP).expect("a watchdog");
     node.machine.wait_for("what the job names is mounted", UP).expect("a worker at work");
+    let before = root(&mut node, "before");
+    node.machine.end_at_restart().expect("QEMU does as it is told");
     node.machine.hang_kernel().expect("hung");
     node.machine.wait_for("Initiating system reboot", UP).expect("the watchdog");
-    node.machine.throttle("root", 0).expect("fast");
-    node.machine.wait_until_up(UP).expect("up");
+    is_untouched(&mut node, &before);
     node.runs("1").expect("the version");
     node.status("failed; the old OS is as it was").expect("a verdict");
     node.machine.sh("cat /data/precious").expect("the data is there");
@@ -236,16 +257,16 @@ fn a_kernel_that_takes_no_interrupts_is_ended_by_a_watchdog_of_hardware() {
     let limits = "entry = \"boot-entry\"\nimager = { watchdog-seconds = 10 }";
     let mut node = Tiny::start(&pair, "ways-deaf", change, limits).expect("a machine");
     node.machine.sh("! grep -qE 'i6300esb|softdog' /proc/modules").expect("the old OS has no watchdog");
-    let before = node.machine.boot_id().expect("a boot id");
     node.order().expect("it goes down");
     node.machine.wait_for("is PID 1", UP).expect("the imager");
     node.machine.throttle("root", MIB).expect("slow, so that nothing is written yet");
     let armed = node.machine.wait_for(" is armed: 10 s", UP).expect("a watchdog");
     assert!(armed.contains("(i6300ESB timer)"), "hardware first: {armed}");
     node.machine.wait_for("what the job names is mounted", UP).expect("a worker at work");
+    let before = root(&mut node, "before");
+    node.machine.end_at_restart().expect("QEMU does as it is told");
     node.machine.hang_kernel_deaf().expect("hung");
-    node.machine.wait_for_other_boot(&before, PREPARED).expect("the watchdog");
-    node.machine.throttle("root", 0).expect("fast");
+    is_untouched(&mut node, &before);
     node.runs("1").expect("the version");
     node.status("failed; the old OS is as it was").expect("a verdict");
     node.machine.sh("cat /data/precious").expect("the data is there");
