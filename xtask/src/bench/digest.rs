@@ -8,6 +8,7 @@ use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use flash::target::Target;
 use serde::Serialize;
 
 use self::volume::Volume;
@@ -72,10 +73,10 @@ impl Way {
 
     fn script(self) -> &'static str {
         match self {
-            Self::Ours => "exec $KEEPSTATE digest make tree -o manifest --restart --progress none",
-            Self::OursDirect => "exec $KEEPSTATE digest make tree -o manifest --restart --direct --progress none",
-            Self::XargsXxh64 => "find tree -type f -print0 | xargs -0 -P $(nproc) -n 8 xxh64sum > sums",
-            Self::Sha256sum => "find tree -type f -print0 | xargs -0 sha256sum > sums",
+            Self::Ours => "exec $KEEPSTATE digest make tree -o $OUT --restart --progress none",
+            Self::OursDirect => "exec $KEEPSTATE digest make tree -o $OUT --restart --direct --progress none",
+            Self::XargsXxh64 => "find tree -type f -print0 | xargs -0 -P $(nproc) -n 8 xxh64sum > $OUT",
+            Self::Sha256sum => "find tree -type f -print0 | xargs -0 sha256sum > $OUT",
             Self::ReadOnly => "exec dd if=tree/large of=/dev/null iflag=direct bs=8M status=none",
         }
     }
@@ -89,6 +90,8 @@ impl Way {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum On {
     Disk,
+    /// The same, read ahead as Linux does by itself (`VM_READAHEAD_PAGES` in `include/linux/mm.h`); a disk may be set to more.
+    DiskByDefault,
     Volume,
 }
 
@@ -106,7 +109,7 @@ struct Row {
 const COLD_WAYS: &[Way] = &[Way::Ours, Way::OursDirect, Way::XargsXxh64, Way::ReadOnly];
 const COLD_PROMISES: &[(Way, f64)] = &[(Way::XargsXxh64, 1.8), (Way::ReadOnly, 0.9)];
 
-const ROWS: [Row; 3] = [
+const ROWS: [Row; 4] = [
     Row {
         name: "cold",
         title: "4 GiB, one file of 90 % and 700 others, nothing in memory",
@@ -122,6 +125,14 @@ const ROWS: [Row; 3] = [
         is_cold: false,
         ways: &[Way::Ours, Way::XargsXxh64, Way::Sha256sum],
         promises: &[(Way::Sha256sum, 10.0)],
+    },
+    Row {
+        name: "cold-by-default",
+        title: "the same, nothing in memory, from a disk that is read 128 KiB ahead, as Linux does by itself",
+        on: On::DiskByDefault,
+        is_cold: true,
+        ways: COLD_WAYS,
+        promises: COLD_PROMISES,
     },
     Row {
         name: "cold-volume",
@@ -179,9 +190,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let _lock = args.cache.lock("bench-digest")?;
     let mut measured = Vec::new();
+    // What is found goes to memory: the disk has enough to do.
+    let out = args.memory.join(format!("keepstate-bench-digest-{}", std::process::id()));
     let mut all_on = |on: On, place: &Path| -> Result<()> {
         for row in ROWS.iter().filter(|row| row.on == on) {
-            measured.push(measure(row, &keepstate, place, args.runs)?);
+            measured.push(measure(row, &keepstate, place, &out, args.runs)?);
         }
         Ok(())
     };
@@ -190,6 +203,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let place = Place::new(&args.cache.directory()?)?;
         make_tree(&place.0.join("tree"))?;
         all_on(On::Disk, &place.0)?;
+        let _ahead = ReadAhead::set(&place.0, 128)?;
+        all_on(On::DiskByDefault, &place.0)?;
     }
     if args.requests > 0 {
         let place = Place::new(&args.cache.directory()?)?;
@@ -198,6 +213,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let _slow = volume.held_to(args.requests)?;
         all_on(On::Volume, volume.path())?;
     }
+    fs::remove_file(&out).with_context(|| format!("removing {}", out.display()))?;
     let facts = Facts::of_this_machine(args.runs)?;
     let table = table(&measured);
     write!(io::stdout(), "{table}")?;
@@ -214,14 +230,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn measure(row: &Row, keepstate: &Path, place: &Path, runs: usize) -> Result<Measured> {
+fn measure(row: &Row, keepstate: &Path, place: &Path, out: &Path, runs: usize) -> Result<Measured> {
     run::say(row.title);
     let new = |&way: &Way| Samples { way, script: way.script(), seconds: Vec::new(), resident_bytes: 0 };
     let mut ways: Vec<Samples> = row.ways.iter().map(new).collect();
-    let environment = [("KEEPSTATE".to_owned(), keepstate.display().to_string())];
-    // Way by way within a round, so that whatever else the machine does meets all of them.
-    for _ in 0..runs {
-        for samples in &mut ways {
+    let environment =
+        [("KEEPSTATE".to_owned(), keepstate.display().to_string()), ("OUT".to_owned(), out.display().to_string())];
+    // Way by way within a round, so that whatever else the machine does meets all of them; and each round begins with another,
+    // because a disk may pay for what came before.
+    let count = ways.len();
+    for round in 0..runs {
+        for turn in 0..count {
+            let samples = &mut ways[(round + turn) % count];
             if row.is_cold {
                 forget_caches()?;
             } else {
@@ -282,6 +302,33 @@ fn document(facts: &Facts, rows: &[Measured], table: &str) -> String {
 }
 
 const METHOD: &str = include_str!("digest/method.md");
+
+/// A disk that is read so far ahead until this is dropped.
+struct ReadAhead {
+    path: PathBuf,
+    before: String,
+}
+
+impl ReadAhead {
+    /// The disk below the filesystem that holds `place`.
+    fn set(place: &Path, kib: u32) -> Result<Self> {
+        let disk = Target::below(place)?;
+        let number = disk.number().context("the tree stands on no disk")?;
+        let path = PathBuf::from(format!("/sys/dev/block/{number}/queue/read_ahead_kb"));
+        let before = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        run::say(&format!("The disk was read {} KiB ahead, and is read {kib} KiB ahead now", before.trim()));
+        fs::write(&path, kib.to_string()).with_context(|| format!("writing {}", path.display()))?;
+        Ok(Self { path, before })
+    }
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(&self.path, self.before.trim()) {
+            run::say(&format!("{} could not be set to {} again: {error}", self.path.display(), self.before.trim()));
+        }
+    }
+}
 
 /// Bytes that do not compress, in 701 files.
 fn make_tree(tree: &Path) -> Result<()> {

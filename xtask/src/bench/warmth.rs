@@ -135,7 +135,7 @@ fn loads(
 ) -> Result<Vec<Promise>> {
     run::say(title);
     let mut reading = Vec::new();
-    let mut rows: Vec<(Way, Row)> = [Way::Keepstate, Way::Happycache, Way::HappycacheAsDescribed]
+    let mut rows: Vec<(Way, Row)> = [Way::Keepstate, Way::Happycache, Way::Happycache32, Way::HappycacheAsDescribed]
         .map(|way| {
             let title = way.load_title();
             (way, Row { title, ended: Vec::new(), arrived: Vec::new(), resident: 100.0, beside: 0 })

@@ -21,8 +21,10 @@ const PAGE: u64 = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     Keepstate,
-    /// Rebuilt, as its sources have it.
+    /// Rebuilt, as its sources have it: eight threads for each processor.
     Happycache,
+    /// The same with the 32 threads that its help and its README speak of.
+    Happycache32,
     /// Rebuilt, as it was described.
     HappycacheAsDescribed,
     Vmtouch,
@@ -33,6 +35,7 @@ impl Way {
         match self {
             Self::Keepstate => "`keepstate cache load`",
             Self::Happycache => "happycache's way, as its sources have it (rebuilt)",
+            Self::Happycache32 => "the same with 32 threads, as its README has it (rebuilt)",
             Self::HappycacheAsDescribed => "one thread, WILLNEED in runs of 8 pages (rebuilt)",
             Self::Vmtouch => "vmtouch",
         }
@@ -42,7 +45,7 @@ impl Way {
     pub(super) fn dump_title(self) -> &'static str {
         match self {
             Self::Keepstate => "`keepstate cache dump`",
-            Self::Happycache | Self::HappycacheAsDescribed => "happycache's way (rebuilt)",
+            Self::Happycache | Self::Happycache32 | Self::HappycacheAsDescribed => "happycache's way (rebuilt)",
             Self::Vmtouch => "`vmtouch`, which only counts",
         }
     }
@@ -54,7 +57,7 @@ impl Way {
                 let mut command = run::command(&keepstate.to_string_lossy(), ["cache", "dump", "--json", "-o"]);
                 run::quietly(command.arg(room.out()).arg(folder))
             }
-            Self::Happycache | Self::HappycacheAsDescribed => happycache_dump(folder, &room.out()),
+            Self::Happycache | Self::Happycache32 | Self::HappycacheAsDescribed => happycache_dump(folder, &room.out()),
             Self::Vmtouch => run::quietly(run::command("vmtouch", ["-m", "8G"]).arg(folder)),
         }
     }
@@ -68,16 +71,16 @@ impl Way {
                 );
                 run::quietly(command.arg(room.folder()).arg(room.map()))
             }
-            Self::Happycache => touch_pages(room),
+            Self::Happycache => touch_pages(room, 8 * thread::available_parallelism().map_or(2, NonZeroUsize::get)),
+            Self::Happycache32 => touch_pages(room, 32),
             Self::HappycacheAsDescribed => ask_for_pages(room),
             Self::Vmtouch => Ok(()),
         }
     }
 }
 
-/// One thread reads the map, eight threads for each processor bring in a page at a time. Queues of two pages a thread.
-fn touch_pages(room: &Room) -> Result<()> {
-    let threads = 8 * thread::available_parallelism().map_or(2, NonZeroUsize::get);
+/// One thread reads the map, the others bring in a page at a time. Queues of two pages a thread.
+fn touch_pages(room: &Room, threads: usize) -> Result<()> {
     let (give, take) = mpsc::sync_channel::<(Arc<File>, u64)>(2 * threads);
     let take = Mutex::new(take);
     thread::scope(|scope| {
