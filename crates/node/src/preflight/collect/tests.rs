@@ -129,8 +129,6 @@ fn a_data_directory_that_stands_on_the_root_disk_is_found() {
 fn a_datastores_own_data_is_found_by_its_configuration_or_its_default() {
     let made = Made::new();
     made.put("var/lib/mysql/ibdata1", "rows");
-    assert_eq!(made.found(&[]), <[&str; 0]>::default(), "it is not installed");
-    made.put("var/lib/dpkg/status", "Package: mariadb-server\nStatus: install ok installed\nVersion: 1:10.11.6\n");
     assert_eq!(made.found(&[]), ["/var/lib/mysql"]);
     made.put("data/mysql/ibdata1", "rows");
     made.put("etc/mysql/mariadb.conf.d/99-data.cnf", "[mysqld]\ndatadir = /data/mysql\n");
@@ -139,6 +137,55 @@ fn a_datastores_own_data_is_found_by_its_configuration_or_its_default() {
     fs::remove_dir_all(made.root().join("var/lib/mysql")).unwrap();
     symlink(made.root().join("data/mysql"), made.root().join("var/lib/mysql")).unwrap();
     assert_eq!(made.found(&[]), <[&str; 0]>::default(), "a link leads off the root disk");
+}
+
+/// What dpkg did not know was taken for nothing: where there is rpm, or a datastore came as an archive, its data was flashed.
+#[test]
+fn a_default_directory_with_content_is_data_whether_or_not_its_package_is_known() {
+    for path in [
+        "var/lib/postgresql/15/main/PG_VERSION",
+        "var/lib/pgsql/data/PG_VERSION",
+        "var/lib/pgsql/16/data/PG_VERSION",
+        "var/lib/mysql/ibdata1",
+        "var/lib/redis/dump.rdb",
+        "var/lib/mongo/WiredTiger",
+        "var/lib/cassandra/data/system/local/nb-1-big-Data.db",
+    ] {
+        for status in ["", "Package: dash\nStatus: install ok installed\nVersion: 0.5\n"] {
+            let made = Made::new();
+            made.put("var/lib/dpkg/status", status);
+            made.put(path, "rows");
+            let found = made.found(&[]);
+            assert!(found.len() == 1 && format!("/{path}").starts_with(&found[0]), "{path}: {found:?}");
+        }
+    }
+}
+
+/// `/etc/my.cnf.d`, where RHEL's MariaDB is configured, was not read.
+#[test]
+fn data_is_found_where_rhel_configures_it() {
+    let made = Made::new();
+    made.put("srv/mysql/ibdata1", "rows");
+    made.put("etc/my.cnf.d/mariadb-server.cnf", "[mysqld]\ndatadir=/srv/mysql\n");
+    assert_eq!(made.found(&[]), ["/srv/mysql"]);
+}
+
+#[test]
+fn a_data_directory_that_a_package_brings_for_others_to_stand_in_is_no_data() {
+    let mut made = Made::new();
+    fs::create_dir_all(made.root().join("var/lib/pgsql/data")).unwrap();
+    fs::create_dir_all(made.root().join("var/lib/postgresql/16/main")).unwrap();
+    made.put("var/lib/postgresql/.psql_history", "");
+    assert_eq!(made.found(&[]), <[&str; 0]>::default(), "it is empty");
+    made.mount("900:16", "/pg", "/var/lib/postgresql/16/main");
+    made.put("var/lib/postgresql/16/main/PG_VERSION", "16");
+    assert_eq!(made.found(&[]), <[&str; 0]>::default(), "a data disk is mounted there");
+    made.put("data/pg17/PG_VERSION", "17");
+    symlink(made.root().join("data/pg17"), made.root().join("var/lib/postgresql/17")).unwrap();
+    symlink("..", made.root().join("var/lib/postgresql/18")).unwrap();
+    assert_eq!(made.found(&[]), <[&str; 0]>::default(), "a link leads to a data disk, and one to itself");
+    made.put("var/lib/postgresql/16/tablespace/PG_VERSION", "16");
+    assert_eq!(made.found(&[]), ["/var/lib/postgresql"]);
 }
 
 #[test]
@@ -296,7 +343,15 @@ fn programs_of_datastores_are_found_at_their_usual_places() {
     let made = Made::new();
     made.put("usr/lib/postgresql/15/bin/postgres", "");
     made.put("usr/sbin/mysqld", "");
-    assert_eq!(needs::programs(&made.machine()), ["/usr/lib/postgresql/15/bin/postgres", "/usr/sbin/mysqld"]);
+    made.put("usr/pgsql-16/bin/postgres", "");
+    made.put("usr/libexec/mariadbd", "");
+    let expected = [
+        "/usr/lib/postgresql/15/bin/postgres",
+        "/usr/libexec/mariadbd",
+        "/usr/pgsql-16/bin/postgres",
+        "/usr/sbin/mysqld",
+    ];
+    assert_eq!(needs::programs(&made.machine()), expected);
 }
 
 /// The hooks of preflight were documented and never run.
