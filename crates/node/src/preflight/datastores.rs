@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Facts, Verdict, fine, refused, warning};
-use crate::config::Pair;
+use crate::config::{Config, Pair};
 
 /// How much of a version two of them must share for their files on disk to be the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -346,15 +346,35 @@ fn changes(ours: &BTreeMap<String, String>, theirs: &BTreeMap<String, String>) -
 }
 
 /// Datastores that may change their files for good once they have started in the image: each with its versions. Whoever is
-/// declared to go back as well is none of them, nor who does not start there at all.
+/// declared to go back as well is none of them, nor who is declared not to start there. Of whom nobody knows the versions on
+/// both sides, nobody knows that he can go back: `None` stands for packages that are not known.
 pub(crate) fn one_way(
-    ours: &BTreeMap<String, String>,
-    theirs: &BTreeMap<String, String>,
-    pairs: &[Pair],
+    ours: Option<&BTreeMap<String, String>>,
+    theirs: Option<&BTreeMap<String, String>>,
+    config: &Config,
 ) -> Vec<String> {
-    let changes = changes(ours, theirs).into_iter();
-    let for_good = changes.filter(|change| change.to != "none" && !change.is_declared_back(pairs));
-    for_good.map(|change| format!("{} {} to {}", change.datastore.name, change.from, change.to)).collect()
+    let is_named = !config.trial.units.is_empty() || !config.data.is_empty();
+    let is_known_here =
+        |ours: &BTreeMap<String, String>| ALL.iter().any(|datastore| !datastore.formats(ours).is_empty());
+    let (Some(ours), Some(theirs)) = (ours, theirs) else {
+        let side = if ours.is_none() { "on this node" } else { "in the image" };
+        let unknown = format!("versions not known: there is no list of dpkg's packages {side}");
+        return if is_named || ours.is_some_and(is_known_here) { vec![unknown] } else { Vec::new() };
+    };
+    let mut found = Vec::new();
+    for change in changes(ours, theirs) {
+        let (name, from, to) = (change.datastore.name, &change.from, &change.to);
+        if to != "none" {
+            found.extend((!change.is_declared_back(&config.compatible)).then(|| format!("{name} {from} to {to}")));
+        } else if is_named && !change.is_declared(&config.compatible) {
+            found.push(format!("{name} {from}, versions not known: the image does not have its package"));
+        }
+    }
+    if !config.trial.units.is_empty() && !is_known_here(ours) {
+        let units = config.trial.units.join(", ");
+        found.push(format!("{units}, versions not known: no package of a datastore that is known is installed"));
+    }
+    found
 }
 
 /// Every format that the node has has to be there in the image.
@@ -410,15 +430,63 @@ pub(super) fn check(facts: &Facts<'_>) -> Verdict {
 mod tests {
     use super::*;
 
+    fn packages(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, version)| ((*name).to_owned(), (*version).to_owned())).collect()
+    }
+
+    fn config(more: &str, pairs: &[(&str, &str)]) -> Config {
+        let pair =
+            |(from, to): &(&str, &str)| format!("[[compatible]]\ndatastore = 'etcd'\nfrom = '{from}'\nto = '{to}'\n");
+        let pairs: String = pairs.iter().map(pair).collect();
+        Config::parse_text(&format!("place = '/data/keepstate'\n{more}\n{pairs}")).unwrap()
+    }
+
+    const UNITS: &str = "trial = { units = ['etcd.service'] }";
+
     #[test]
-    fn only_what_is_declared_both_ways_or_does_not_start_goes_back() {
-        let packages = |version: &str| BTreeMap::from([("etcd-server".to_owned(), version.to_owned())]);
-        let pair = |from: &str, to: &str| Pair { datastore: "etcd".into(), from: from.into(), to: to.into() };
-        let (old, new) = (packages("3.4.23+dfsg-4"), packages("3.5.16-4"));
-        let there = pair("3.4", "3.5");
-        assert_eq!(one_way(&old, &new, std::slice::from_ref(&there)), ["etcd 3.4 to 3.5"]);
-        assert_eq!(one_way(&old, &new, &[there, pair("3.5", "3.4")]), Vec::<String>::new());
-        assert_eq!(one_way(&old, &old, &[]), Vec::<String>::new(), "the same format");
-        assert_eq!(one_way(&old, &BTreeMap::new(), &[]), Vec::<String>::new(), "it does not start there");
+    fn only_what_is_declared_both_ways_goes_back() {
+        let (old, new) = (packages(&[("etcd-server", "3.4.23+dfsg-4")]), packages(&[("etcd-server", "3.5.16-4")]));
+        let there = ("3.4", "3.5");
+        assert_eq!(one_way(Some(&old), Some(&new), &config(UNITS, &[there])), ["etcd 3.4 to 3.5"]);
+        let both = config(UNITS, &[there, ("3.5", "3.4")]);
+        assert_eq!(one_way(Some(&old), Some(&new), &both), Vec::<String>::new());
+        assert_eq!(one_way(Some(&old), Some(&old), &config(UNITS, &[])), Vec::<String>::new(), "the same format");
+    }
+
+    /// Packages that were not known counted as none, so that a failed trial went back over files of a newer format by itself.
+    #[test]
+    fn a_datastore_whose_versions_are_not_known_does_not_go_back_by_itself() {
+        let (etcd, dash) = (packages(&[("etcd-server", "3.4.23+dfsg-4")]), packages(&[("dash", "0.5")]));
+        for named in [UNITS, "data = ['/data/etcd']"] {
+            for (ours, theirs, says) in [
+                (None, Some(&etcd), "on this node"),
+                (Some(&etcd), None, "in the image"),
+                (Some(&dash), None, "in the image"),
+                (None, None, "on this node"),
+                (Some(&etcd), Some(&dash), "etcd 3.4, versions not known: the image"),
+            ] {
+                let found = one_way(ours, theirs, &config(named, &[])).join("; ");
+                assert!(found.contains(says) && found.contains("versions not known"), "{named}: {found:?}");
+            }
+        }
+        let unpacked = one_way(Some(&dash), Some(&dash), &config(UNITS, &[])).join("; ");
+        assert!(unpacked.contains("etcd.service, versions not known"), "it came as no package: {unpacked:?}");
+        assert!(
+            !one_way(Some(&etcd), None, &config("", &[])).is_empty(),
+            "it is installed, whether it is named or not"
+        );
+    }
+
+    #[test]
+    fn a_node_without_a_datastore_or_with_one_that_the_image_does_not_start_goes_back_by_itself() {
+        let (etcd, dash) = (packages(&[("etcd-server", "3.4.23+dfsg-4")]), packages(&[("dash", "0.5")]));
+        for (ours, theirs) in [(None, None), (None, Some(&dash)), (Some(&dash), None), (Some(&dash), Some(&dash))] {
+            assert_eq!(one_way(ours, theirs, &config("", &[])), Vec::<String>::new(), "{ours:?} {theirs:?}");
+        }
+        let data = config("data = ['/data']", &[]);
+        assert_eq!(one_way(Some(&dash), Some(&dash), &data), Vec::<String>::new(), "both are known to have none");
+        assert_eq!(one_way(Some(&etcd), Some(&dash), &config("", &[])), Vec::<String>::new(), "nobody has named it");
+        let declared = config(UNITS, &[("3.4", "none")]);
+        assert_eq!(one_way(Some(&etcd), Some(&dash), &declared), Vec::<String>::new(), "it is declared to need none");
     }
 }

@@ -94,11 +94,11 @@ impl Node {
         })
     }
 
-    /// Datastores that may change their files for good once they have started in the image.
+    /// Datastores that may change their files for good once they have started in the image, or of which that is not known.
     pub(crate) fn one_way(&self, opened: &Opened) -> Vec<String> {
-        let (ours, facts) = (packages(&self.machine).unwrap_or_default(), &opened.image.manifest().facts);
-        let theirs = facts.as_ref().map(|facts| facts.packages.clone()).unwrap_or_default();
-        super::datastores::one_way(&ours, &theirs, &self.config.compatible)
+        let (ours, facts) = (packages(&self.machine), &opened.image.manifest().facts);
+        let theirs = facts.as_ref().map(|facts| &facts.packages).filter(|packages| !packages.is_empty());
+        super::datastores::one_way(ours.as_ref(), theirs, &self.config)
     }
 
     fn standing(&self, root: &Result<Target, String>) -> Result<Standing, String> {

@@ -182,7 +182,7 @@ fn a_data_directory_that_a_package_brings_for_others_to_stand_in_is_no_data() {
     assert_eq!(made.found(&[]), <[&str; 0]>::default(), "a data disk is mounted there");
     made.put("data/pg17/PG_VERSION", "17");
     symlink(made.root().join("data/pg17"), made.root().join("var/lib/postgresql/17")).unwrap();
-    symlink("..", made.root().join("var/lib/postgresql/18")).unwrap();
+    symlink(".", made.root().join("var/lib/postgresql/18")).unwrap();
     assert_eq!(made.found(&[]), <[&str; 0]>::default(), "a link leads to a data disk, and one to itself");
     made.put("var/lib/postgresql/16/tablespace/PG_VERSION", "16");
     assert_eq!(made.found(&[]), ["/var/lib/postgresql"]);
