@@ -27,7 +27,7 @@ use crate::config::Pair;
 
 pub use collect::Depth;
 pub use data::{DataOwner, DataOwners, OnRootDisk};
-pub use login::Configuration;
+pub use login::{Configuration, Own};
 pub use lost::Lost;
 pub use needs::{InImage, Need};
 pub use room::{Space, Standing};
@@ -99,7 +99,9 @@ pub struct Facts<'a> {
     pub keeps_authorized_keys: bool,
     /// Where the new OS's agent finds its configuration; why that is not known.
     pub configuration: Result<Configuration, String>,
-    /// Units of the datastore, as this node calls them, that nothing could hold in the new OS; why that is not known.
+    /// Units of the datastore that are held on this node: `trial.units`.
+    pub units: &'a [String],
+    /// Units of the datastore, as that configuration calls them, that nothing could hold in the new OS; why that is not known.
     pub not_held: Result<Vec<String>, String>,
     /// Files that are carried into the new OS: absolute paths.
     pub carried: Vec<String>,

@@ -93,6 +93,7 @@ fn facts(manifest: &Manifest) -> Facts<'_> {
         hooks_left_behind: Ok(Vec::new()),
         keeps_authorized_keys: false,
         configuration: Ok(Configuration::Carried),
+        units: &[],
         not_held: Ok(vec![]),
         carried: vec![],
         lost: None,
@@ -510,6 +511,27 @@ fn a_hook_that_says_no_is_heard_and_those_that_say_yes_are_quoted() {
     assert!(!no.to_string().contains("accept ="), "{no}");
 }
 
+fn own(has_our_place: bool, units: &[&str]) -> Configuration {
+    Configuration::InImage(Own { has_our_place, units: units.iter().map(ToString::to_string).collect() })
+}
+
+/// Any byte at its path was taken for a configuration: with a mistake in it there was no hold, no trial and no way back.
+#[test]
+fn an_image_s_own_configuration_that_the_agent_could_not_use_is_refused() {
+    let ours = ["etcd.service".to_owned()];
+    let agent = |own: Configuration| {
+        let manifest = manifest();
+        let facts = Facts { configuration: Ok(own), units: &ours, ..facts(&manifest) };
+        check(&facts).into_iter().find(|finding| finding.what == "agent").unwrap()
+    };
+    let broken = Configuration::Broken("unknown field `plcae`".into());
+    is_refused(&agent(broken), &["plcae", "nothing would judge", "agent = \"keep\"", "accept = [\"agent\"]"]);
+    is_refused(&agent(own(false, &["etcd.service"])), &["another `place`", "would not find what was done"]);
+    is_refused(&agent(own(true, &[])), &["no `units`", "nothing would hold", "etcd.service"]);
+    is_not_refused(&agent(own(true, &["etcd3.service"])), &["warning", "etcd3.service instead of etcd.service"]);
+    is_not_refused(&agent(own(true, &["etcd.service"])), &["ok", "of its own"]);
+}
+
 /// A node that is fresh after each upgrade got an image whose agent, without a configuration, judged nothing and undid nothing.
 #[test]
 fn an_agent_that_would_find_no_configuration_is_refused() {
@@ -517,7 +539,7 @@ fn an_agent_that_would_find_no_configuration_is_refused() {
         verdict("agent", |_| {}, |facts| facts.configuration = configuration)
     };
     is_not_refused(&agent(Ok(Configuration::Carried)), &["ok", "as it is here"]);
-    is_not_refused(&agent(Ok(Configuration::InImage)), &["ok", "/etc/keepstate/node.toml of its own"]);
+    is_not_refused(&agent(Ok(own(true, &[]))), &["ok", "/etc/keepstate/node.toml of its own"]);
     is_refused(&agent(Ok(Configuration::Nowhere)), &["no trial", "call the old one back", "accept = [\"agent\"]"]);
     is_refused(&agent(Err("no such store".into())), &["not known: no such store"]);
     let accepted = ["agent".to_owned()];
@@ -555,11 +577,11 @@ fn a_datastore_that_could_not_be_held_in_the_new_os_is_refused() {
     let unknown = Ok(vec!["postgresql@15-main.service".to_owned()]);
     is_refused(&agent(unknown), &["postgresql@15-main.service", "no systemd", "/etc/init.d", "`units`"]);
     is_refused(&agent(Err("no such store".into())), &["not known: no such store"]);
-    let own = |facts: &mut Facts<'_>| {
-        facts.configuration = Ok(Configuration::InImage);
+    let of_the_image = |facts: &mut Facts<'_>| {
+        facts.configuration = Ok(own(true, &["postgresql@15-main.service"]));
         facts.not_held = Ok(vec!["postgresql@15-main.service".to_owned()]);
     };
-    is_not_refused(&verdict("agent", |_| {}, own), &["of its own"]);
+    is_refused(&verdict("agent", |_| {}, of_the_image), &["nothing would hold postgresql@15-main.service"]);
 }
 
 #[test]

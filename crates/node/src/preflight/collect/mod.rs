@@ -22,7 +22,7 @@ use image::Opened;
 use image::facts::{ImageFiles, dpkg_status};
 use imager::worker::chain;
 
-use super::{Facts, Finding, RootDisk, Standing, check};
+use super::{Configuration, Facts, Finding, RootDisk, Standing, check};
 use crate::access::Operators;
 use crate::enter;
 use crate::hooks::LIMIT;
@@ -59,6 +59,11 @@ impl Node {
         let carried = kept.iter().flatten().map(|path| Path::new("/").join(path).display().to_string());
         let carried: Vec<String> = carried.collect();
         let files = files_of(opened);
+        let configuration = kept.and_then(|_| agent::configuration(&carried, &self.config.place, &files));
+        let units = match &configuration {
+            Ok(Configuration::InImage(own)) => own.units.clone(),
+            _ => self.config.trial.units.clone(),
+        };
         check(&Facts {
             manifest,
             place,
@@ -84,8 +89,9 @@ impl Node {
                 &carried,
                 manifest.facts.as_ref().map(|image| &image.users),
             ),
-            configuration: kept.and_then(|_| agent::configuration(&carried, &files)),
-            not_held: agent::not_held(&self.config.trial.units, &files),
+            units: &self.config.trial.units,
+            not_held: agent::not_held(&units, &files),
+            configuration,
             hooks_left_behind: hooks::left_behind(machine, &self.config.hooks, &carried, &files),
             carried,
             lost: (depth == Depth::Everything).then(|| lost::collect(machine)),

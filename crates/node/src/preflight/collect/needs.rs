@@ -9,7 +9,7 @@ use crate::machine::Machine;
 use crate::preflight::{InImage, Need, datastores};
 
 /// A key or configuration is smaller than this; of a larger one the beginning is compared.
-const BYTES_MAX: usize = 1 << 20;
+pub(super) const BYTES_MAX: usize = 1 << 20;
 const CRYPTTAB: &str = "/etc/crypttab";
 const MDADM: [&str; 2] = ["/etc/mdadm/mdadm.conf", "/etc/mdadm.conf"];
 

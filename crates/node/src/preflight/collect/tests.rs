@@ -11,8 +11,9 @@ use super::*;
 use crate::config::Config;
 use crate::hooks::{Moment, tests::put as put_hook};
 use crate::packages::tests::put;
-use crate::preflight::{Configuration, InImage, Need};
+use crate::preflight::{Configuration, InImage, Need, Own};
 use crate::record::Record;
+use crate::site::Site;
 use crate::state::step;
 
 /// A machine whose root disk `vda` has a system partition and a root, and whose data is on `vdb`.
@@ -390,12 +391,31 @@ fn units_are_held_by_systemd_or_by_their_init_scripts() {
 
 #[test]
 fn the_image_is_looked_into_for_a_configuration_only_where_none_is_carried() {
-    let has = |path: &str, _: usize| Ok((path == "/etc/keepstate/node.toml").then(Vec::new));
+    let text = "place = '/data/keepstate'\n[trial]\nunits = ['etcd.service']\n";
+    let has = |path: &str, _: usize| Ok((path == "/etc/keepstate/node.toml").then(|| text.as_bytes().to_vec()));
     let has_none = |_: &str, _: usize| Ok(None);
     let broken = |_: &str, _: usize| Err("the store does not answer".to_owned());
     let carried = ["/etc/hostname".to_owned(), "/etc/keepstate/node.toml".to_owned()];
-    assert_eq!(agent::configuration(&carried, &broken), Ok(Configuration::Carried));
-    assert_eq!(agent::configuration(&carried[..1], &has), Ok(Configuration::InImage));
-    assert_eq!(agent::configuration(&carried[..1], &has_none), Ok(Configuration::Nowhere));
-    assert_eq!(agent::configuration(&[], &broken), Err("the store does not answer".into()));
+    let (place, other) = (Site::Directory("/data/keepstate".into()), Site::Behind);
+    let own = |has_our_place| Configuration::InImage(Own { has_our_place, units: vec!["etcd.service".into()] });
+    assert_eq!(agent::configuration(&carried, &place, &broken), Ok(Configuration::Carried));
+    assert_eq!(agent::configuration(&carried[..1], &place, &has), Ok(own(true)));
+    assert_eq!(agent::configuration(&carried[..1], &other, &has), Ok(own(false)));
+    assert_eq!(agent::configuration(&carried[..1], &place, &has_none), Ok(Configuration::Nowhere));
+    assert_eq!(agent::configuration(&[], &place, &broken), Err("the store does not answer".into()));
+}
+
+/// One byte of it was read, to see that it is there.
+#[test]
+fn an_image_s_own_configuration_is_read_as_its_agent_would() {
+    let place = Site::Directory("/data/keepstate".into());
+    for (text, says) in [
+        (&b"place = '/data/keepstate'\nplcae = 1\n"[..], "plcae"),
+        (b"", "place"),
+        (b"place = '/data/keepstate'\n# \xff\n", "UTF-8"),
+    ] {
+        let has = |_: &str, _: usize| Ok(Some(text.to_vec()));
+        let Ok(Configuration::Broken(why)) = agent::configuration(&[], &place, &has) else { panic!("{says}") };
+        assert!(why.contains(says), "{why}");
+    }
 }
