@@ -38,7 +38,7 @@ pub(super) fn check(facts: &Facts<'_>) -> Verdict {
     }
     ways.extend(setup.passwords.iter().map(|user| format!("{user}'s password")));
     ways.extend(setup.open_consoles.iter().cloned());
-    ways.extend(setup.cloud_agents.iter().filter(|agent| *agent != "ignition").cloned());
+    ways.extend(setup.cloud_agents.iter().filter(|agent| lets_in(facts, agent)).cloned());
     if !ways.is_empty() {
         return fine(format!("by {}", ways.join(", ")));
     }
@@ -46,12 +46,27 @@ pub(super) fn check(facts: &Facts<'_>) -> Verdict {
     let why = if has_keys && !setup.has_ssh_server {
         "the image has authorized keys, and no SSH server that would take them"
     } else {
-        "the image has no authorized keys, no user with a password, and no agent that would bring any"
+        "the image has no authorized keys, no user with a password, and no agent that would bring any here (a cloud's needs that \
+         cloud's metadata service, and cloud-init brings nobody where its state is kept)"
     };
     refused(
         format!("nobody could log in afterwards: {why}"),
         "put a key and an SSH server, or a password for the console, into the image",
     )
+}
+
+/// Whether a program that lets people in whom somebody names does so on this node.
+fn lets_in(facts: &Facts<'_>, agent: &str) -> bool {
+    let service = facts.metadata_service.as_ref().ok().and_then(Option::as_deref);
+    match agent {
+        "sssd" => true,
+        "ignition" => false,
+        "cloud-init" => service.is_some() && facts.cloud_init_begins_anew(),
+        "google-guest-agent" => service == Some("gce"),
+        "waagent" => service == Some("azure"),
+        "amazon-ssm-agent" | "ec2-instance-connect" => service == Some("aws"),
+        _ => service.is_some(),
+    }
 }
 
 /// An image without the agent can be flashed. It never reports. One whose agent has no configuration does not either, and

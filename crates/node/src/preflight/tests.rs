@@ -84,7 +84,9 @@ fn facts(manifest: &Manifest) -> Facts<'_> {
         on_root_disk: Ok(vec![]),
         space: Ok(space(8 << 30)),
         firmware: Firmware { secure_boot: Ok(false), lockdown: Some("none".into()) },
-        user_data: Ok(vec![]),
+        user_data: Ok(Some(vec![])),
+        metadata_service: Ok(None),
+        cloud_init_is_off: false,
         needs: Ok(vec![]),
         hooks: Ok(String::new()),
         packages: Some(packages(&[("mariadb-server", "1:10.11.4-1"), ("dash", "0.5")])),
@@ -307,7 +309,7 @@ fn an_image_that_formats_when_it_boots_is_refused() {
 
 #[test]
 fn user_data_with_mkfs_is_refused_where_the_image_runs_it() {
-    let node = |facts: &mut Facts<'_>| facts.user_data = Ok(vec![mkfs("/var/lib/cloud/instance/user-data.txt")]);
+    let node = |facts: &mut Facts<'_>| facts.user_data = Ok(Some(vec![mkfs("/var/lib/cloud/instance/user-data.txt")]));
     let with_cloud_init = |image: &mut Manifest| setup(image).cloud_agents.push("cloud-init".into());
     is_refused(&verdict("first boot", with_cloud_init, node), &["on this node", "mkfs.ext4 /dev/vdb", "user-data"]);
     is_not_refused(&verdict("first boot", |_| {}, node), &["does not run it"]);
@@ -315,6 +317,64 @@ fn user_data_with_mkfs_is_refused_where_the_image_runs_it() {
     is_refused(&verdict("first boot", with_cloud_init, unreadable), &["not known: it is not a text"]);
     is_not_refused(&verdict("first boot", |_| {}, unreadable), &[]);
     is_refused(&verdict("first boot", |image| image.facts.as_mut().unwrap().setup = None, node), &["mkfs"]);
+}
+
+/// Where the old OS had no cloud-init, or its cache was cleaned, nothing was found and nothing feared; Ignition's configuration
+/// was never read.
+#[test]
+fn user_data_that_the_image_is_given_and_nobody_knows_is_refused() {
+    let first_boot = |agent: &'static str, service: Result<Option<&str>, &str>, change: fn(&mut Facts<'_>)| {
+        let service = service.map(|found| found.map(String::from)).map_err(String::from);
+        let node = |facts: &mut Facts<'_>| {
+            (facts.user_data, facts.metadata_service) = (Ok(None), service);
+            change(facts);
+        };
+        verdict("first boot", |image| setup(image).cloud_agents.push(agent.into()), node)
+    };
+    let aws = Ok(Some("aws"));
+    for agent in ["cloud-init", "ignition"] {
+        is_refused(&first_boot(agent, aws, |_| ()), &[agent, "by aws", "not known", "accept = [\"first boot\"]"]);
+        is_refused(&first_boot(agent, Err("no DMI"), |_| ()), &["metadata service (no DMI)", "cloud-init.disabled"]);
+        is_not_refused(&first_boot(agent, Ok(None), |_| ()), &["ok", "given no user-data here"]);
+        is_not_refused(&first_boot(agent, aws, |facts| facts.user_data = Ok(Some(vec![]))), &["ok"]);
+    }
+    is_not_refused(&first_boot("waagent", aws, |_| ()), &["ok"]);
+    is_not_refused(&first_boot("cloud-init", aws, |facts| facts.cloud_init_is_off = true), &["ok"]);
+    let kept = |facts: &mut Facts<'_>| facts.carried = vec!["/var/lib/cloud/instances/i-7/sem/config_ssh".into()];
+    is_not_refused(&first_boot("cloud-init", aws, kept), &["ok"]);
+    is_refused(&first_boot("ignition", aws, kept), &["ignition"]);
+}
+
+/// Any agent of any cloud counted as a way in.
+#[test]
+fn a_cloud_s_agent_lets_somebody_in_only_where_its_cloud_names_somebody_anew() {
+    let login = |agent: &'static str, service: Option<&str>, change: fn(&mut Facts<'_>)| {
+        let image = |image: &mut Manifest| {
+            setup(image).passwords.clear();
+            setup(image).cloud_agents.push(agent.into());
+        };
+        let node = |facts: &mut Facts<'_>| {
+            facts.metadata_service = Ok(service.map(String::from));
+            change(facts);
+        };
+        verdict("login", image, node)
+    };
+    for (agent, cloud) in [
+        ("cloud-init", "hetzner"),
+        ("google-guest-agent", "gce"),
+        ("waagent", "azure"),
+        ("amazon-ssm-agent", "aws"),
+        ("ec2-instance-connect", "aws"),
+        ("afterburn", "openstack"),
+    ] {
+        is_not_refused(&login(agent, Some(cloud), |_| ()), &["ok", agent]);
+        is_refused(&login(agent, None, |_| ()), &["no agent that would bring any here"]);
+    }
+    is_refused(&login("waagent", Some("aws"), |_| ()), &[]);
+    is_not_refused(&login("sssd", None, |_| ()), &["ok", "sssd"]);
+    let kept = |facts: &mut Facts<'_>| facts.carried = vec!["/var/lib/cloud/instances/i-7/sem/config_ssh".into()];
+    is_refused(&login("cloud-init", Some("aws"), kept), &["its state is kept"]);
+    is_refused(&login("cloud-init", Some("aws"), |facts| facts.cloud_init_is_off = true), &[]);
 }
 
 fn need(path: &str, must_be_same: bool, in_image: InImage) -> Need {
@@ -468,13 +528,12 @@ fn whether_an_operator_will_get_into_the_imager_is_said_and_never_refused() {
 #[test]
 fn any_one_way_in_for_a_person_is_enough() {
     type Change = fn(&mut Setup);
-    let ways: [(Change, &str); 4] = [
+    let ways: [(Change, &str); 3] = [
         (
             |setup| (setup.has_ssh_server, setup.authorized_keys) = (true, vec!["/root/.ssh/authorized_keys".into()]),
             "/root",
         ),
         (|setup| setup.open_consoles.push("/etc/systemd/x.conf".into()), "x.conf"),
-        (|setup| setup.cloud_agents.push("waagent".into()), "waagent"),
         (|setup| setup.passwords.push("me".into()), "me's password"),
     ];
     for (way, word) in ways {

@@ -6,6 +6,7 @@ mod firmware;
 mod hooks;
 mod keys;
 mod lost;
+mod metadata;
 mod needs;
 mod owners;
 mod room;
@@ -21,6 +22,7 @@ use flash::target::Target;
 use image::Opened;
 use image::facts::{ImageFiles, dpkg_status};
 use imager::worker::chain;
+use model::Manifest;
 
 use super::{Configuration, Facts, Finding, RootDisk, Standing, check};
 use crate::access::Operators;
@@ -79,6 +81,8 @@ impl Node {
             operators: Operators::collect(&self.config.imager, machine.root()),
             data_owners: owners::of(machine, &self.config.data),
             user_data: user_data::formats(machine),
+            metadata_service: metadata::service(machine),
+            cloud_init_is_off: cloud_init_is_off(manifest, &files),
             needs: disk.as_ref().map_err(Clone::clone).and_then(|parts| needs::collect(machine, parts, &files)),
             hooks: hooks::ask(self, &opened.title(), LIMIT),
             packages: packages(machine),
@@ -133,6 +137,13 @@ fn files_of(opened: &Opened) -> ReadFile<'_> {
         Ok(files) => files.start(path, bytes_max),
         Err(why) => Err(why.clone()),
     })
+}
+
+/// Whether the image has cloud-init and a file that keeps it from doing anything. An image that cannot be asked may have none.
+fn cloud_init_is_off(manifest: &Manifest, image: &needs::InTheImage<'_>) -> bool {
+    let setup = manifest.facts.as_ref().and_then(|facts| facts.setup.as_ref());
+    let has_it = setup.is_some_and(|setup| setup.cloud_agents.iter().any(|agent| agent == "cloud-init"));
+    has_it && image("/etc/cloud/cloud-init.disabled", 1).is_ok_and(|found| found.is_some())
 }
 
 /// What dpkg says is installed; nothing without it.

@@ -250,15 +250,37 @@ fn secure_boot_is_read_from_its_variable() {
 #[test]
 fn user_data_that_formats_is_found_once() {
     let made = Made::new();
-    assert_eq!(user_data::formats(&made.machine()), Ok(vec![]));
+    assert_eq!(user_data::formats(&made.machine()), Ok(None), "cloud-init was never here");
+    made.put("var/lib/cloud/instance/user-data.txt", "");
+    assert_eq!(user_data::formats(&made.machine()), Ok(Some(vec![])), "it was given none");
     let text = "#cloud-config\nbootcmd:\n - mkfs.ext4 /dev/vdb\n";
     made.put("var/lib/cloud/instance/user-data.txt", text);
     made.put("var/lib/cloud/instance/user-data.txt.i", text);
-    let found = user_data::formats(&made.machine()).unwrap();
+    let found = user_data::formats(&made.machine()).unwrap().unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].file, "/var/lib/cloud/instance/user-data.txt");
     made.put("var/lib/cloud/instance/vendor-data.txt", "\0binary");
     assert!(user_data::formats(&made.machine()).unwrap_err().contains("vendor-data.txt"));
+}
+
+#[test]
+fn a_metadata_service_is_known_by_firmware_by_cloud_init_or_by_a_disk() {
+    let made = Made::new();
+    let found = || metadata::service(&made.machine());
+    assert!(found().unwrap_err().contains("/sys/class/dmi/id"));
+    made.put("sys/class/dmi/id/sys_vendor", "Dell Inc.\n");
+    assert_eq!(found(), Ok(None));
+    made.put("run/cloud-init/cloud-id", "none\n");
+    assert_eq!(found(), Ok(None));
+    made.put("dev/disk/by-label/cidata", "");
+    assert_eq!(found().unwrap().as_deref(), Some("/dev/disk/by-label/cidata"));
+    made.put("run/cloud-init/cloud-id", "maas\n");
+    assert_eq!(found().unwrap().as_deref(), Some("maas"));
+    made.put("sys/class/dmi/id/sys_vendor", "Amazon EC2\n");
+    assert_eq!(found().unwrap().as_deref(), Some("aws"));
+    let other = Made::new();
+    other.put("sys/class/dmi/id/sys_vendor", "VMware, Inc.\n");
+    assert!(metadata::service(&other.machine()).unwrap_err().contains("VMware"));
 }
 
 #[test]
