@@ -88,11 +88,7 @@ impl Node {
             packages: packages(machine),
             datastore_programs: needs::programs(machine),
             compatible: &self.config.compatible,
-            keeps_authorized_keys: keys::let_somebody_in(
-                machine,
-                &carried,
-                manifest.facts.as_ref().map(|image| &image.users),
-            ),
+            keeps_authorized_keys: keys::let_somebody_in(machine, &carried, manifest.facts.as_ref()),
             units: &self.config.trial.units,
             not_held: agent::not_held(&units, &files),
             configuration,
