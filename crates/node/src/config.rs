@@ -183,7 +183,8 @@ impl Config {
         Self::parse(text, Path::new("node.toml"))
     }
 
-    fn parse(text: &str, path: &Path) -> Result<Self> {
+    /// Of a text that stands at `path`, on this machine or in an image.
+    pub(crate) fn parse(text: &str, path: &Path) -> Result<Self> {
         let config: Self =
             toml::from_str(text).map_err(|source| Error::Config { path: path.into(), why: source.to_string() })?;
         let wrong = |why: &str| Err(Error::Config { path: path.into(), why: why.into() });

@@ -38,7 +38,7 @@ pub struct Record {
     /// What stood around the root disk while the old OS served.
     #[serde(default)]
     pub surroundings: Surroundings,
-    /// Datastores that may change their files for good once they have started in the image.
+    /// Datastores that may change their files for good once they have started in the image, or of which that is not known.
     #[serde(default)]
     pub one_way: Vec<String>,
 }

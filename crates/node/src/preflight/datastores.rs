@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Facts, Verdict, fine, refused, warning};
-use crate::config::Pair;
+use crate::config::{Config, Pair};
 
 /// How much of a version two of them must share for their files on disk to be the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Series {
     Minor,
 }
 
-/// A datastore, as distributions and vendors package it for Debian.
+/// A datastore, as distributions and vendors package it, and where it stands by its own defaults.
 #[derive(Clone, Copy, Debug)]
 pub struct Datastore {
     /// What it is called in node.toml.
@@ -25,14 +25,14 @@ pub struct Datastore {
     pub packages: &'static [&'static str],
     /// What counts as the same format.
     pub series: Series,
-    /// Its server's program, for machines without dpkg.
-    pub program: &'static str,
+    /// Its server's program, for machines without dpkg: where it may stand.
+    pub programs: &'static [&'static str],
     /// Files of its configuration, with `*` for any one name.
     pub configuration: &'static [&'static str],
     /// Keys there whose values are directories with data.
     pub data: &'static [&'static str],
-    /// Where data stands if nothing is configured.
-    pub data_default: &'static str,
+    /// Where data stands if nothing is configured. A directory that a package brings empty, for others to stand in, is none.
+    pub data_defaults: &'static [&'static str],
     /// Keys there whose values are files that have to be there.
     pub files: &'static [&'static str],
     /// Files with secrets that are not named anywhere.
@@ -50,10 +50,14 @@ pub const ALL: [Datastore; 15] = [
         name: "postgresql",
         packages: &["postgresql-"],
         series: Series::InName,
-        program: "/usr/lib/postgresql/*/bin/postgres",
-        configuration: &["/etc/postgresql/*/*/postgresql.conf"],
+        programs: &["/usr/lib/postgresql/*/bin/postgres", "/usr/bin/postgres", "/usr/*/bin/postgres"],
+        configuration: &[
+            "/etc/postgresql/*/*/postgresql.conf",
+            "/var/lib/pgsql/data/postgresql.conf",
+            "/var/lib/pgsql/*/data/postgresql.conf",
+        ],
         data: &["data-directory"],
-        data_default: "/var/lib/postgresql",
+        data_defaults: &["/var/lib/postgresql", "/var/lib/pgsql/data", "/var/lib/pgsql/*/data"],
         files: &["ssl-cert-file", "ssl-key-file", "ssl-ca-file", "ssl-crl-file", "hba-file", "ident-file"],
         secrets: &[],
         way_over: "a cluster of one major version is not readable by another. Install both majors in an image, run \
@@ -64,10 +68,10 @@ pub const ALL: [Datastore; 15] = [
         name: "mariadb",
         packages: &["mariadb-server", "mariadb-server-core", "mariadb-server-core-", "mariadb-server-"],
         series: Series::Minor,
-        program: "/usr/sbin/mariadbd",
+        programs: &["/usr/sbin/mariadbd", "/usr/libexec/mariadbd"],
         configuration: MYSQL_CONFIGURATION,
         data: &["datadir"],
-        data_default: "/var/lib/mysql",
+        data_defaults: &["/var/lib/mysql"],
         files: MYSQL_FILES,
         secrets: &[],
         way_over: "a newer MariaDB opens the files of an older one and changes them for good (mariadb-upgrade); going back \
@@ -77,10 +81,10 @@ pub const ALL: [Datastore; 15] = [
         name: "mysql",
         packages: &["mysql-server-core-", "mysql-community-server-core", "mysql-community-server", "mysql-server"],
         series: Series::Minor,
-        program: "/usr/sbin/mysqld",
+        programs: &["/usr/sbin/mysqld", "/usr/libexec/mysqld"],
         configuration: MYSQL_CONFIGURATION,
         data: &["datadir"],
-        data_default: "/var/lib/mysql",
+        data_defaults: &["/var/lib/mysql"],
         files: MYSQL_FILES,
         secrets: &[],
         way_over: "MySQL upgrades its files from one series to the next only, and never back",
@@ -89,10 +93,10 @@ pub const ALL: [Datastore; 15] = [
         name: "percona",
         packages: &["percona-server-server"],
         series: Series::Minor,
-        program: "/usr/sbin/mysqld",
+        programs: &["/usr/sbin/mysqld", "/usr/libexec/mysqld"],
         configuration: MYSQL_CONFIGURATION,
         data: &["datadir"],
-        data_default: "/var/lib/mysql",
+        data_defaults: &["/var/lib/mysql"],
         files: MYSQL_FILES,
         secrets: &[],
         way_over: "Percona Server upgrades its files from one series to the next only, and never back",
@@ -101,10 +105,10 @@ pub const ALL: [Datastore; 15] = [
         name: "etcd",
         packages: &["etcd-server", "etcd"],
         series: Series::Minor,
-        program: "/usr/bin/etcd",
+        programs: &["/usr/bin/etcd"],
         configuration: &["/etc/default/etcd", "/etc/etcd/etcd.conf", "/etc/etcd/etcd.conf.yml"],
         data: &["data-dir", "wal-dir"],
-        data_default: "/var/lib/etcd",
+        data_defaults: &["/var/lib/etcd"],
         files: &["cert-file", "key-file", "trusted-ca-file", "client-crl-file"],
         secrets: &[],
         way_over: "etcd upgrades one minor version at a time, and the cluster keeps the oldest member's until all have gone",
@@ -113,10 +117,10 @@ pub const ALL: [Datastore; 15] = [
         name: "cassandra",
         packages: &["cassandra", "dse"],
         series: Series::Major,
-        program: "/usr/sbin/cassandra",
-        configuration: &["/etc/cassandra/cassandra.yaml"],
+        programs: &["/usr/sbin/cassandra"],
+        configuration: &["/etc/cassandra/cassandra.yaml", "/etc/cassandra/conf/cassandra.yaml"],
         data: &["data-file-directories", "commitlog-directory", "hints-directory", "cdc-raw-directory"],
-        data_default: "/var/lib/cassandra",
+        data_defaults: &["/var/lib/cassandra"],
         files: &["keystore", "truststore"],
         secrets: &["/etc/cassandra/.keystore", "/etc/cassandra/.truststore"],
         way_over: "upgrade major by major, with nodetool upgradesstables after each",
@@ -125,10 +129,10 @@ pub const ALL: [Datastore; 15] = [
         name: "elasticsearch",
         packages: &["elasticsearch"],
         series: Series::Major,
-        program: "/usr/share/elasticsearch/bin/elasticsearch",
+        programs: &["/usr/share/elasticsearch/bin/elasticsearch"],
         configuration: &["/etc/elasticsearch/elasticsearch.yml"],
         data: &["path.data"],
-        data_default: "/var/lib/elasticsearch",
+        data_defaults: &["/var/lib/elasticsearch"],
         files: ELASTIC_FILES,
         secrets: &["/etc/elasticsearch/elasticsearch.keystore"],
         way_over: "go to the last minor of the old major first; indices of an older one have to be made anew",
@@ -137,10 +141,10 @@ pub const ALL: [Datastore; 15] = [
         name: "opensearch",
         packages: &["opensearch"],
         series: Series::Major,
-        program: "/usr/share/opensearch/bin/opensearch",
+        programs: &["/usr/share/opensearch/bin/opensearch"],
         configuration: &["/etc/opensearch/opensearch.yml"],
         data: &["path.data"],
-        data_default: "/var/lib/opensearch",
+        data_defaults: &["/var/lib/opensearch"],
         files: ELASTIC_FILES,
         secrets: &["/etc/opensearch/opensearch.keystore"],
         way_over: "go to the last minor of the old major first; indices of an older one have to be made anew",
@@ -149,10 +153,10 @@ pub const ALL: [Datastore; 15] = [
         name: "redis",
         packages: &["redis-server", "redis"],
         series: Series::Major,
-        program: "/usr/bin/redis-server",
-        configuration: &["/etc/redis/redis.conf"],
+        programs: &["/usr/bin/redis-server"],
+        configuration: &["/etc/redis/redis.conf", "/etc/redis.conf"],
         data: &["dir"],
-        data_default: "/var/lib/redis",
+        data_defaults: &["/var/lib/redis"],
         files: &[
             "tls-cert-file",
             "tls-key-file",
@@ -168,10 +172,10 @@ pub const ALL: [Datastore; 15] = [
         name: "valkey",
         packages: &["valkey-server", "valkey"],
         series: Series::Major,
-        program: "/usr/bin/valkey-server",
+        programs: &["/usr/bin/valkey-server"],
         configuration: &["/etc/valkey/valkey.conf"],
         data: &["dir"],
-        data_default: "/var/lib/valkey",
+        data_defaults: &["/var/lib/valkey"],
         files: &[
             "tls-cert-file",
             "tls-key-file",
@@ -187,10 +191,10 @@ pub const ALL: [Datastore; 15] = [
         name: "zookeeper",
         packages: &["zookeeper", "zookeeperd"],
         series: Series::Minor,
-        program: "/usr/share/zookeeper/bin/zkServer.sh",
+        programs: &["/usr/share/zookeeper/bin/zkServer.sh"],
         configuration: &["/etc/zookeeper/conf/zoo.cfg"],
         data: &["datadir", "datalogdir"],
-        data_default: "/var/lib/zookeeper",
+        data_defaults: &["/var/lib/zookeeper"],
         files: &[
             "ssl.keystore.location",
             "ssl.truststore.location",
@@ -204,14 +208,14 @@ pub const ALL: [Datastore; 15] = [
         name: "kafka",
         packages: &["kafka", "confluent-server", "confluent-kafka", "confluent-community-2.13"],
         series: Series::Minor,
-        program: "/opt/kafka/bin/kafka-server-start.sh",
+        programs: &["/opt/kafka/bin/kafka-server-start.sh"],
         configuration: &[
             "/etc/kafka/server.properties",
             "/etc/kafka/kraft/server.properties",
             "/opt/kafka/config/server.properties",
         ],
         data: &["log.dirs", "log.dir", "metadata.log.dir"],
-        data_default: "/var/lib/kafka",
+        data_defaults: &["/var/lib/kafka"],
         files: &["ssl.keystore.location", "ssl.truststore.location"],
         secrets: &[],
         way_over: "keep inter.broker.protocol.version or metadata.version at the old one until all brokers have gone",
@@ -220,10 +224,10 @@ pub const ALL: [Datastore; 15] = [
         name: "mongodb",
         packages: &["mongodb-org-server", "mongodb-server"],
         series: Series::Minor,
-        program: "/usr/bin/mongod",
+        programs: &["/usr/bin/mongod"],
         configuration: &["/etc/mongod.conf", "/etc/mongodb.conf"],
         data: &["dbpath"],
-        data_default: "/var/lib/mongodb",
+        data_defaults: &["/var/lib/mongodb", "/var/lib/mongo"],
         files: &["certificatekeyfile", "cafile", "keyfile", "pemkeyfile"],
         secrets: &[],
         way_over: "set featureCompatibilityVersion to the old series first, and go series by series",
@@ -232,10 +236,10 @@ pub const ALL: [Datastore; 15] = [
         name: "rabbitmq",
         packages: &["rabbitmq-server"],
         series: Series::Minor,
-        program: "/usr/sbin/rabbitmq-server",
+        programs: &["/usr/sbin/rabbitmq-server"],
         configuration: &["/etc/rabbitmq/rabbitmq.conf"],
         data: &[],
-        data_default: "/var/lib/rabbitmq",
+        data_defaults: &["/var/lib/rabbitmq"],
         files: &["ssl-options.cacertfile", "ssl-options.certfile", "ssl-options.keyfile"],
         secrets: &["/var/lib/rabbitmq/.erlang.cookie"],
         way_over: "enable all feature flags first, and go by the series that are allowed",
@@ -244,10 +248,10 @@ pub const ALL: [Datastore; 15] = [
         name: "clickhouse",
         packages: &["clickhouse-server"],
         series: Series::Minor,
-        program: "/usr/bin/clickhouse-server",
+        programs: &["/usr/bin/clickhouse-server"],
         configuration: &[],
         data: &[],
-        data_default: "/var/lib/clickhouse",
+        data_defaults: &["/var/lib/clickhouse"],
         files: &[],
         secrets: &["/etc/clickhouse-server/config.xml"],
         way_over: DUMP_AND_RESTORE,
@@ -256,6 +260,7 @@ pub const ALL: [Datastore; 15] = [
 
 const MYSQL_CONFIGURATION: &[&str] = &[
     "/etc/my.cnf",
+    "/etc/my.cnf.d/*",
     "/etc/mysql/my.cnf",
     "/etc/mysql/conf.d/*",
     "/etc/mysql/mariadb.conf.d/*",
@@ -341,15 +346,35 @@ fn changes(ours: &BTreeMap<String, String>, theirs: &BTreeMap<String, String>) -
 }
 
 /// Datastores that may change their files for good once they have started in the image: each with its versions. Whoever is
-/// declared to go back as well is none of them, nor who does not start there at all.
+/// declared to go back as well is none of them, nor who is declared not to start there. Of whom nobody knows the versions on
+/// both sides, nobody knows that he can go back: `None` stands for packages that are not known.
 pub(crate) fn one_way(
-    ours: &BTreeMap<String, String>,
-    theirs: &BTreeMap<String, String>,
-    pairs: &[Pair],
+    ours: Option<&BTreeMap<String, String>>,
+    theirs: Option<&BTreeMap<String, String>>,
+    config: &Config,
 ) -> Vec<String> {
-    let changes = changes(ours, theirs).into_iter();
-    let for_good = changes.filter(|change| change.to != "none" && !change.is_declared_back(pairs));
-    for_good.map(|change| format!("{} {} to {}", change.datastore.name, change.from, change.to)).collect()
+    let is_named = !config.trial.units.is_empty() || !config.data.is_empty();
+    let is_known_here =
+        |ours: &BTreeMap<String, String>| ALL.iter().any(|datastore| !datastore.formats(ours).is_empty());
+    let (Some(ours), Some(theirs)) = (ours, theirs) else {
+        let side = if ours.is_none() { "on this node" } else { "in the image" };
+        let unknown = format!("versions not known: there is no list of dpkg's packages {side}");
+        return if is_named || ours.is_some_and(is_known_here) { vec![unknown] } else { Vec::new() };
+    };
+    let mut found = Vec::new();
+    for change in changes(ours, theirs) {
+        let (name, from, to) = (change.datastore.name, &change.from, &change.to);
+        if to != "none" {
+            found.extend((!change.is_declared_back(&config.compatible)).then(|| format!("{name} {from} to {to}")));
+        } else if is_named && !change.is_declared(&config.compatible) {
+            found.push(format!("{name} {from}, versions not known: the image does not have its package"));
+        }
+    }
+    if !config.trial.units.is_empty() && !is_known_here(ours) {
+        let units = config.trial.units.join(", ");
+        found.push(format!("{units}, versions not known: no package of a datastore that is known is installed"));
+    }
+    found
 }
 
 /// Every format that the node has has to be there in the image.
@@ -405,15 +430,63 @@ pub(super) fn check(facts: &Facts<'_>) -> Verdict {
 mod tests {
     use super::*;
 
+    fn packages(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, version)| ((*name).to_owned(), (*version).to_owned())).collect()
+    }
+
+    fn config(more: &str, pairs: &[(&str, &str)]) -> Config {
+        let pair =
+            |(from, to): &(&str, &str)| format!("[[compatible]]\ndatastore = 'etcd'\nfrom = '{from}'\nto = '{to}'\n");
+        let pairs: String = pairs.iter().map(pair).collect();
+        Config::parse_text(&format!("place = '/data/keepstate'\n{more}\n{pairs}")).unwrap()
+    }
+
+    const UNITS: &str = "trial = { units = ['etcd.service'] }";
+
     #[test]
-    fn only_what_is_declared_both_ways_or_does_not_start_goes_back() {
-        let packages = |version: &str| BTreeMap::from([("etcd-server".to_owned(), version.to_owned())]);
-        let pair = |from: &str, to: &str| Pair { datastore: "etcd".into(), from: from.into(), to: to.into() };
-        let (old, new) = (packages("3.4.23+dfsg-4"), packages("3.5.16-4"));
-        let there = pair("3.4", "3.5");
-        assert_eq!(one_way(&old, &new, std::slice::from_ref(&there)), ["etcd 3.4 to 3.5"]);
-        assert_eq!(one_way(&old, &new, &[there, pair("3.5", "3.4")]), Vec::<String>::new());
-        assert_eq!(one_way(&old, &old, &[]), Vec::<String>::new(), "the same format");
-        assert_eq!(one_way(&old, &BTreeMap::new(), &[]), Vec::<String>::new(), "it does not start there");
+    fn only_what_is_declared_both_ways_goes_back() {
+        let (old, new) = (packages(&[("etcd-server", "3.4.23+dfsg-4")]), packages(&[("etcd-server", "3.5.16-4")]));
+        let there = ("3.4", "3.5");
+        assert_eq!(one_way(Some(&old), Some(&new), &config(UNITS, &[there])), ["etcd 3.4 to 3.5"]);
+        let both = config(UNITS, &[there, ("3.5", "3.4")]);
+        assert_eq!(one_way(Some(&old), Some(&new), &both), Vec::<String>::new());
+        assert_eq!(one_way(Some(&old), Some(&old), &config(UNITS, &[])), Vec::<String>::new(), "the same format");
+    }
+
+    /// Packages that were not known counted as none, so that a failed trial went back over files of a newer format by itself.
+    #[test]
+    fn a_datastore_whose_versions_are_not_known_does_not_go_back_by_itself() {
+        let (etcd, dash) = (packages(&[("etcd-server", "3.4.23+dfsg-4")]), packages(&[("dash", "0.5")]));
+        for named in [UNITS, "data = ['/data/etcd']"] {
+            for (ours, theirs, says) in [
+                (None, Some(&etcd), "on this node"),
+                (Some(&etcd), None, "in the image"),
+                (Some(&dash), None, "in the image"),
+                (None, None, "on this node"),
+                (Some(&etcd), Some(&dash), "etcd 3.4, versions not known: the image"),
+            ] {
+                let found = one_way(ours, theirs, &config(named, &[])).join("; ");
+                assert!(found.contains(says) && found.contains("versions not known"), "{named}: {found:?}");
+            }
+        }
+        let unpacked = one_way(Some(&dash), Some(&dash), &config(UNITS, &[])).join("; ");
+        assert!(unpacked.contains("etcd.service, versions not known"), "it came as no package: {unpacked:?}");
+        assert!(
+            !one_way(Some(&etcd), None, &config("", &[])).is_empty(),
+            "it is installed, whether it is named or not"
+        );
+    }
+
+    #[test]
+    fn a_node_without_a_datastore_or_with_one_that_the_image_does_not_start_goes_back_by_itself() {
+        let (etcd, dash) = (packages(&[("etcd-server", "3.4.23+dfsg-4")]), packages(&[("dash", "0.5")]));
+        for (ours, theirs) in [(None, None), (None, Some(&dash)), (Some(&dash), None), (Some(&dash), Some(&dash))] {
+            assert_eq!(one_way(ours, theirs, &config("", &[])), Vec::<String>::new(), "{ours:?} {theirs:?}");
+        }
+        let data = config("data = ['/data']", &[]);
+        assert_eq!(one_way(Some(&dash), Some(&dash), &data), Vec::<String>::new(), "both are known to have none");
+        assert_eq!(one_way(Some(&etcd), Some(&dash), &config("", &[])), Vec::<String>::new(), "nobody has named it");
+        let declared = config(UNITS, &[("3.4", "none")]);
+        assert_eq!(one_way(Some(&etcd), Some(&dash), &declared), Vec::<String>::new(), "it is declared to need none");
     }
 }

@@ -3,13 +3,24 @@
 use super::{Facts, Verdict, fine, refused, unknown, warning};
 use crate::config;
 
+/// What the agent of the new OS reads in the image's own configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// Whether its place is this node's.
+    pub has_our_place: bool,
+    /// The datastore's units: `trial.units`.
+    pub units: Vec<String>,
+}
+
 /// Where the agent of the new OS finds its configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Configuration {
     /// The node's own comes along.
     Carried,
-    /// The image has one.
-    InImage,
+    /// The image has one, and this is in it.
+    InImage(Own),
+    /// The image has one that cannot be read: why.
+    Broken(String),
     /// Nowhere.
     Nowhere,
 }
@@ -27,7 +38,7 @@ pub(super) fn check(facts: &Facts<'_>) -> Verdict {
     }
     ways.extend(setup.passwords.iter().map(|user| format!("{user}'s password")));
     ways.extend(setup.open_consoles.iter().cloned());
-    ways.extend(setup.cloud_agents.iter().filter(|agent| *agent != "ignition").cloned());
+    ways.extend(setup.cloud_agents.iter().filter(|agent| lets_in(facts, agent)).cloned());
     if !ways.is_empty() {
         return fine(format!("by {}", ways.join(", ")));
     }
@@ -35,12 +46,27 @@ pub(super) fn check(facts: &Facts<'_>) -> Verdict {
     let why = if has_keys && !setup.has_ssh_server {
         "the image has authorized keys, and no SSH server that would take them"
     } else {
-        "the image has no authorized keys, no user with a password, and no agent that would bring any"
+        "the image has no authorized keys, no user with a password, and no agent that would bring any here (a cloud's needs that \
+         cloud's metadata service, and cloud-init brings nobody where its state is kept)"
     };
     refused(
         format!("nobody could log in afterwards: {why}"),
         "put a key and an SSH server, or a password for the console, into the image",
     )
+}
+
+/// Whether a program that lets people in whom somebody names does so on this node.
+fn lets_in(facts: &Facts<'_>, agent: &str) -> bool {
+    let service = facts.metadata_service.as_ref().ok().and_then(Option::as_deref);
+    match agent {
+        "sssd" => true,
+        "ignition" => false,
+        "cloud-init" => service.is_some() && facts.cloud_init_begins_anew(),
+        "google-guest-agent" => service == Some("gce"),
+        "waagent" => service == Some("azure"),
+        "amazon-ssm-agent" | "ec2-instance-connect" => service == Some("aws"),
+        _ => service.is_some(),
+    }
 }
 
 /// An image without the agent can be flashed. It never reports. One whose agent has no configuration does not either, and
@@ -68,7 +94,14 @@ fn configured(facts: &Facts<'_>) -> Verdict {
     );
     match &facts.configuration {
         Ok(Configuration::Carried) => held(facts),
-        Ok(Configuration::InImage) => fine(format!("it starts with the image, which has a {path} of its own")),
+        Ok(Configuration::InImage(own)) => own_configuration(facts, own),
+        Ok(Configuration::Broken(why)) => refused(
+            format!(
+                "it would start with the image and not read its {path}, so that nothing would judge the new OS or call the old \
+                 one back: {why}"
+            ),
+            remedy,
+        ),
         Ok(Configuration::Nowhere) => refused(
             format!(
                 "it would start with the image and find no {path}, which the image does not have and this node does not keep \
@@ -77,6 +110,39 @@ fn configured(facts: &Facts<'_>) -> Verdict {
             remedy,
         ),
         Err(why) => refused(format!("whether it would find a {path} in the new OS is not known: {why}"), remedy),
+    }
+}
+
+/// An agent that looks for the place elsewhere finds no upgrade there, and one that knows no units holds none.
+fn own_configuration(facts: &Facts<'_>, own: &Own) -> Verdict {
+    let path = config::PATH;
+    if !own.has_our_place {
+        return refused(
+            format!(
+                "it starts with the image, whose {path} has another `place` than this node's: it would not find what was done, \
+                 so that nothing would judge the new OS or call the old one back"
+            ),
+            "name the same `place` in both, or keep the node's own: `items = { agent = \"keep\" }` in `[identity]`",
+        );
+    }
+    if own.units.is_empty() && !facts.units.is_empty() {
+        return refused(
+            format!(
+                "it starts with the image, whose {path} names no `units`: nothing would hold the datastore until the new OS is \
+                 found well"
+            ),
+            "name in the image's what the datastore's units are called there",
+        )
+        .listing(facts.units);
+    }
+    match held(facts) {
+        Verdict::Fine { .. } if own.units != facts.units => warning(format!(
+            "it starts with the image, whose {path} names other `units` than this node's: {} instead of {}",
+            own.units.join(", "),
+            if facts.units.is_empty() { "none".to_owned() } else { facts.units.join(", ") },
+        )),
+        Verdict::Fine { .. } => fine(format!("it starts with the image, which has a {path} of its own")),
+        other => other,
     }
 }
 

@@ -27,7 +27,7 @@ use crate::config::Pair;
 
 pub use collect::Depth;
 pub use data::{DataOwner, DataOwners, OnRootDisk};
-pub use login::Configuration;
+pub use login::{Configuration, Own};
 pub use lost::Lost;
 pub use needs::{InImage, Need};
 pub use room::{Space, Standing};
@@ -81,8 +81,14 @@ pub struct Facts<'a> {
     pub operators: Operators,
     /// Who owns data: each path with the names and numbers of its owner and group on this node.
     pub data_owners: DataOwners,
-    /// What would format something in the user-data that cloud-init has seen here; why that is not known.
-    pub user_data: Result<Vec<Formats>, String>,
+    /// What would format something in the user-data that cloud-init has seen here, if it has left any; why that cannot be
+    /// read.
+    pub user_data: Result<Option<Vec<Formats>>, String>,
+    /// The metadata service, or the disk in its stead, that tells this machine what to do, if there is one; why that is not
+    /// known.
+    pub metadata_service: Result<Option<String>, String>,
+    /// Whether the image's cloud-init is kept from doing anything.
+    pub cloud_init_is_off: bool,
     /// Files on the root that data needs, and what the image has in their place; why that is not known.
     pub needs: Result<Vec<Need>, String>,
     /// What the owner's hooks said, who all said yes; the one that said no, with its words.
@@ -99,7 +105,9 @@ pub struct Facts<'a> {
     pub keeps_authorized_keys: bool,
     /// Where the new OS's agent finds its configuration; why that is not known.
     pub configuration: Result<Configuration, String>,
-    /// Units of the datastore, as this node calls them, that nothing could hold in the new OS; why that is not known.
+    /// Units of the datastore that are held on this node: `trial.units`.
+    pub units: &'a [String],
+    /// Units of the datastore, as that configuration calls them, that nothing could hold in the new OS; why that is not known.
     pub not_held: Result<Vec<String>, String>,
     /// Files that are carried into the new OS: absolute paths.
     pub carried: Vec<String>,
@@ -157,6 +165,15 @@ pub enum Verdict {
         #[serde(skip_serializing_if = "Vec::is_empty")]
         list: Vec<String>,
     },
+}
+
+impl Facts<'_> {
+    /// Whether the image's cloud-init, if it has one, takes the new root for a new machine: it makes users, and carries out
+    /// user-data, once for each, and knows by its state that it has done so.
+    fn cloud_init_begins_anew(&self) -> bool {
+        let has_state = self.carried.iter().any(|path| path.starts_with("/var/lib/cloud/instance"));
+        !self.cloud_init_is_off && !has_state
+    }
 }
 
 impl fmt::Display for Finding {

@@ -84,7 +84,9 @@ fn facts(manifest: &Manifest) -> Facts<'_> {
         on_root_disk: Ok(vec![]),
         space: Ok(space(8 << 30)),
         firmware: Firmware { secure_boot: Ok(false), lockdown: Some("none".into()) },
-        user_data: Ok(vec![]),
+        user_data: Ok(Some(vec![])),
+        metadata_service: Ok(None),
+        cloud_init_is_off: false,
         needs: Ok(vec![]),
         hooks: Ok(String::new()),
         packages: Some(packages(&[("mariadb-server", "1:10.11.4-1"), ("dash", "0.5")])),
@@ -93,6 +95,7 @@ fn facts(manifest: &Manifest) -> Facts<'_> {
         hooks_left_behind: Ok(Vec::new()),
         keeps_authorized_keys: false,
         configuration: Ok(Configuration::Carried),
+        units: &[],
         not_held: Ok(vec![]),
         carried: vec![],
         lost: None,
@@ -306,7 +309,7 @@ fn an_image_that_formats_when_it_boots_is_refused() {
 
 #[test]
 fn user_data_with_mkfs_is_refused_where_the_image_runs_it() {
-    let node = |facts: &mut Facts<'_>| facts.user_data = Ok(vec![mkfs("/var/lib/cloud/instance/user-data.txt")]);
+    let node = |facts: &mut Facts<'_>| facts.user_data = Ok(Some(vec![mkfs("/var/lib/cloud/instance/user-data.txt")]));
     let with_cloud_init = |image: &mut Manifest| setup(image).cloud_agents.push("cloud-init".into());
     is_refused(&verdict("first boot", with_cloud_init, node), &["on this node", "mkfs.ext4 /dev/vdb", "user-data"]);
     is_not_refused(&verdict("first boot", |_| {}, node), &["does not run it"]);
@@ -314,6 +317,64 @@ fn user_data_with_mkfs_is_refused_where_the_image_runs_it() {
     is_refused(&verdict("first boot", with_cloud_init, unreadable), &["not known: it is not a text"]);
     is_not_refused(&verdict("first boot", |_| {}, unreadable), &[]);
     is_refused(&verdict("first boot", |image| image.facts.as_mut().unwrap().setup = None, node), &["mkfs"]);
+}
+
+/// Where the old OS had no cloud-init, or its cache was cleaned, nothing was found and nothing feared; Ignition's configuration
+/// was never read.
+#[test]
+fn user_data_that_the_image_is_given_and_nobody_knows_is_refused() {
+    let first_boot = |agent: &'static str, service: Result<Option<&str>, &str>, change: fn(&mut Facts<'_>)| {
+        let service = service.map(|found| found.map(String::from)).map_err(String::from);
+        let node = |facts: &mut Facts<'_>| {
+            (facts.user_data, facts.metadata_service) = (Ok(None), service);
+            change(facts);
+        };
+        verdict("first boot", |image| setup(image).cloud_agents.push(agent.into()), node)
+    };
+    let aws = Ok(Some("aws"));
+    for agent in ["cloud-init", "ignition"] {
+        is_refused(&first_boot(agent, aws, |_| ()), &[agent, "by aws", "not known", "accept = [\"first boot\"]"]);
+        is_refused(&first_boot(agent, Err("no DMI"), |_| ()), &["metadata service (no DMI)", "cloud-init.disabled"]);
+        is_not_refused(&first_boot(agent, Ok(None), |_| ()), &["ok", "given no user-data here"]);
+        is_not_refused(&first_boot(agent, aws, |facts| facts.user_data = Ok(Some(vec![]))), &["ok"]);
+    }
+    is_not_refused(&first_boot("waagent", aws, |_| ()), &["ok"]);
+    is_not_refused(&first_boot("cloud-init", aws, |facts| facts.cloud_init_is_off = true), &["ok"]);
+    let kept = |facts: &mut Facts<'_>| facts.carried = vec!["/var/lib/cloud/instances/i-7/sem/config_ssh".into()];
+    is_not_refused(&first_boot("cloud-init", aws, kept), &["ok"]);
+    is_refused(&first_boot("ignition", aws, kept), &["ignition"]);
+}
+
+/// Any agent of any cloud counted as a way in.
+#[test]
+fn a_cloud_s_agent_lets_somebody_in_only_where_its_cloud_names_somebody_anew() {
+    let login = |agent: &'static str, service: Option<&str>, change: fn(&mut Facts<'_>)| {
+        let image = |image: &mut Manifest| {
+            setup(image).passwords.clear();
+            setup(image).cloud_agents.push(agent.into());
+        };
+        let node = |facts: &mut Facts<'_>| {
+            facts.metadata_service = Ok(service.map(String::from));
+            change(facts);
+        };
+        verdict("login", image, node)
+    };
+    for (agent, cloud) in [
+        ("cloud-init", "hetzner"),
+        ("google-guest-agent", "gce"),
+        ("waagent", "azure"),
+        ("amazon-ssm-agent", "aws"),
+        ("ec2-instance-connect", "aws"),
+        ("afterburn", "openstack"),
+    ] {
+        is_not_refused(&login(agent, Some(cloud), |_| ()), &["ok", agent]);
+        is_refused(&login(agent, None, |_| ()), &["no agent that would bring any here"]);
+    }
+    is_refused(&login("waagent", Some("aws"), |_| ()), &[]);
+    is_not_refused(&login("sssd", None, |_| ()), &["ok", "sssd"]);
+    let kept = |facts: &mut Facts<'_>| facts.carried = vec!["/var/lib/cloud/instances/i-7/sem/config_ssh".into()];
+    is_refused(&login("cloud-init", Some("aws"), kept), &["its state is kept"]);
+    is_refused(&login("cloud-init", Some("aws"), |facts| facts.cloud_init_is_off = true), &[]);
 }
 
 fn need(path: &str, must_be_same: bool, in_image: InImage) -> Need {
@@ -467,13 +528,12 @@ fn whether_an_operator_will_get_into_the_imager_is_said_and_never_refused() {
 #[test]
 fn any_one_way_in_for_a_person_is_enough() {
     type Change = fn(&mut Setup);
-    let ways: [(Change, &str); 4] = [
+    let ways: [(Change, &str); 3] = [
         (
             |setup| (setup.has_ssh_server, setup.authorized_keys) = (true, vec!["/root/.ssh/authorized_keys".into()]),
             "/root",
         ),
         (|setup| setup.open_consoles.push("/etc/systemd/x.conf".into()), "x.conf"),
-        (|setup| setup.cloud_agents.push("waagent".into()), "waagent"),
         (|setup| setup.passwords.push("me".into()), "me's password"),
     ];
     for (way, word) in ways {
@@ -510,6 +570,27 @@ fn a_hook_that_says_no_is_heard_and_those_that_say_yes_are_quoted() {
     assert!(!no.to_string().contains("accept ="), "{no}");
 }
 
+fn own(has_our_place: bool, units: &[&str]) -> Configuration {
+    Configuration::InImage(Own { has_our_place, units: units.iter().map(ToString::to_string).collect() })
+}
+
+/// Any byte at its path was taken for a configuration: with a mistake in it there was no hold, no trial and no way back.
+#[test]
+fn an_image_s_own_configuration_that_the_agent_could_not_use_is_refused() {
+    let ours = ["etcd.service".to_owned()];
+    let agent = |own: Configuration| {
+        let manifest = manifest();
+        let facts = Facts { configuration: Ok(own), units: &ours, ..facts(&manifest) };
+        check(&facts).into_iter().find(|finding| finding.what == "agent").unwrap()
+    };
+    let broken = Configuration::Broken("unknown field `plcae`".into());
+    is_refused(&agent(broken), &["plcae", "nothing would judge", "agent = \"keep\"", "accept = [\"agent\"]"]);
+    is_refused(&agent(own(false, &["etcd.service"])), &["another `place`", "would not find what was done"]);
+    is_refused(&agent(own(true, &[])), &["no `units`", "nothing would hold", "etcd.service"]);
+    is_not_refused(&agent(own(true, &["etcd3.service"])), &["warning", "etcd3.service instead of etcd.service"]);
+    is_not_refused(&agent(own(true, &["etcd.service"])), &["ok", "of its own"]);
+}
+
 /// A node that is fresh after each upgrade got an image whose agent, without a configuration, judged nothing and undid nothing.
 #[test]
 fn an_agent_that_would_find_no_configuration_is_refused() {
@@ -517,7 +598,7 @@ fn an_agent_that_would_find_no_configuration_is_refused() {
         verdict("agent", |_| {}, |facts| facts.configuration = configuration)
     };
     is_not_refused(&agent(Ok(Configuration::Carried)), &["ok", "as it is here"]);
-    is_not_refused(&agent(Ok(Configuration::InImage)), &["ok", "/etc/keepstate/node.toml of its own"]);
+    is_not_refused(&agent(Ok(own(true, &[]))), &["ok", "/etc/keepstate/node.toml of its own"]);
     is_refused(&agent(Ok(Configuration::Nowhere)), &["no trial", "call the old one back", "accept = [\"agent\"]"]);
     is_refused(&agent(Err("no such store".into())), &["not known: no such store"]);
     let accepted = ["agent".to_owned()];
@@ -555,11 +636,11 @@ fn a_datastore_that_could_not_be_held_in_the_new_os_is_refused() {
     let unknown = Ok(vec!["postgresql@15-main.service".to_owned()]);
     is_refused(&agent(unknown), &["postgresql@15-main.service", "no systemd", "/etc/init.d", "`units`"]);
     is_refused(&agent(Err("no such store".into())), &["not known: no such store"]);
-    let own = |facts: &mut Facts<'_>| {
-        facts.configuration = Ok(Configuration::InImage);
+    let of_the_image = |facts: &mut Facts<'_>| {
+        facts.configuration = Ok(own(true, &["postgresql@15-main.service"]));
         facts.not_held = Ok(vec!["postgresql@15-main.service".to_owned()]);
     };
-    is_not_refused(&verdict("agent", |_| {}, own), &["of its own"]);
+    is_refused(&verdict("agent", |_| {}, of_the_image), &["nothing would hold postgresql@15-main.service"]);
 }
 
 #[test]

@@ -1,16 +1,28 @@
 //! Where the new OS's agent will find its configuration, and what it will hold by that.
 
-use super::needs::InTheImage;
-use crate::preflight::Configuration;
-use crate::{config, units};
+use std::path::Path;
 
-/// Looks among what is carried, and then in the image, which costs more; why the image cannot be asked.
-pub(super) fn configuration(carried: &[String], image: &InTheImage<'_>) -> Result<Configuration, String> {
+use imager::worker::chain;
+
+use super::needs::{BYTES_MAX, InTheImage};
+use crate::config::{self, Config};
+use crate::preflight::{Configuration, Own};
+use crate::site::Site;
+use crate::units;
+
+/// Looks among what is carried, and then in the image, which costs more, for what is not this node's, whose place is `place`;
+/// why the image cannot be asked.
+pub(super) fn configuration(carried: &[String], place: &Site, image: &InTheImage<'_>) -> Result<Configuration, String> {
     if carried.iter().any(|path| path == config::PATH) {
         return Ok(Configuration::Carried);
     }
-    // That it is there is enough: who has put it into the image has meant it.
-    Ok(if image(config::PATH, 1)?.is_some() { Configuration::InImage } else { Configuration::Nowhere })
+    let Some(bytes) = image(config::PATH, BYTES_MAX)? else { return Ok(Configuration::Nowhere) };
+    let text = String::from_utf8(bytes).map_err(|_| "it is no UTF-8".to_owned());
+    let read = |text: String| Config::parse(&text, Path::new(config::PATH)).map_err(|why| chain(&why));
+    Ok(match text.and_then(read) {
+        Ok(own) => Configuration::InImage(Own { has_our_place: own.place == *place, units: own.trial.units }),
+        Err(why) => Configuration::Broken(why),
+    })
 }
 
 /// Units of the datastore that could not be held in the new OS, which has no systemd, and no init script of that name; why the

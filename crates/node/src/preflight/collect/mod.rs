@@ -6,6 +6,7 @@ mod firmware;
 mod hooks;
 mod keys;
 mod lost;
+mod metadata;
 mod needs;
 mod owners;
 mod room;
@@ -15,14 +16,15 @@ mod tests;
 mod user_data;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flash::target::Target;
 use image::Opened;
 use image::facts::{ImageFiles, dpkg_status};
 use imager::worker::chain;
+use model::Manifest;
 
-use super::{Facts, Finding, RootDisk, Standing, check};
+use super::{Configuration, Facts, Finding, RootDisk, Standing, check};
 use crate::access::Operators;
 use crate::enter;
 use crate::hooks::LIMIT;
@@ -59,6 +61,12 @@ impl Node {
         let carried = kept.iter().flatten().map(|path| Path::new("/").join(path).display().to_string());
         let carried: Vec<String> = carried.collect();
         let files = files_of(opened);
+        let configuration = kept.and_then(|_| agent::configuration(&carried, &self.config.place, &files));
+        let units = match &configuration {
+            Ok(Configuration::InImage(own)) => own.units.clone(),
+            _ => self.config.trial.units.clone(),
+        };
+        let owned = with_data(&self.config.data, disk.as_ref().map(|parts| parts.data_elsewhere(machine)));
         check(&Facts {
             manifest,
             place,
@@ -72,20 +80,19 @@ impl Node {
             architecture: std::env::consts::ARCH,
             way_in: self.entrance(Some(manifest)).map_err(|error| chain(&error)).and_then(|way| way.seen()),
             operators: Operators::collect(&self.config.imager, machine.root()),
-            data_owners: owners::of(machine, &self.config.data),
+            data_owners: owners::of(machine, &owned),
             user_data: user_data::formats(machine),
+            metadata_service: metadata::service(machine),
+            cloud_init_is_off: cloud_init_is_off(manifest, &files),
             needs: disk.as_ref().map_err(Clone::clone).and_then(|parts| needs::collect(machine, parts, &files)),
             hooks: hooks::ask(self, &opened.title(), LIMIT),
             packages: packages(machine),
             datastore_programs: needs::programs(machine),
             compatible: &self.config.compatible,
-            keeps_authorized_keys: keys::let_somebody_in(
-                machine,
-                &carried,
-                manifest.facts.as_ref().map(|image| &image.users),
-            ),
-            configuration: kept.and_then(|_| agent::configuration(&carried, &files)),
-            not_held: agent::not_held(&self.config.trial.units, &files),
+            keeps_authorized_keys: keys::let_somebody_in(machine, &carried, manifest.facts.as_ref()),
+            units: &self.config.trial.units,
+            not_held: agent::not_held(&units, &files),
+            configuration,
             hooks_left_behind: hooks::left_behind(machine, &self.config.hooks, &carried, &files),
             carried,
             lost: (depth == Depth::Everything).then(|| lost::collect(machine)),
@@ -94,11 +101,11 @@ impl Node {
         })
     }
 
-    /// Datastores that may change their files for good once they have started in the image.
+    /// Datastores that may change their files for good once they have started in the image, or of which that is not known.
     pub(crate) fn one_way(&self, opened: &Opened) -> Vec<String> {
-        let (ours, facts) = (packages(&self.machine).unwrap_or_default(), &opened.image.manifest().facts);
-        let theirs = facts.as_ref().map(|facts| facts.packages.clone()).unwrap_or_default();
-        super::datastores::one_way(&ours, &theirs, &self.config.compatible)
+        let (ours, facts) = (packages(&self.machine), &opened.image.manifest().facts);
+        let theirs = facts.as_ref().map(|facts| &facts.packages).filter(|packages| !packages.is_empty());
+        super::datastores::one_way(ours.as_ref(), theirs, &self.config)
     }
 
     fn standing(&self, root: &Result<Target, String>) -> Result<Standing, String> {
@@ -127,6 +134,20 @@ fn files_of(opened: &Opened) -> ReadFile<'_> {
         Ok(files) => files.start(path, bytes_max),
         Err(why) => Err(why.clone()),
     })
+}
+
+/// Directories whose owners are looked at: those that are named, and datastores' that are not below them.
+fn with_data<E>(named: &[PathBuf], datastores: Result<Vec<PathBuf>, E>) -> Vec<PathBuf> {
+    let is_named = |path: &PathBuf| named.iter().any(|directory| path.starts_with(directory));
+    let others = datastores.unwrap_or_default().into_iter().filter(|path| !is_named(path));
+    named.iter().cloned().chain(others).collect()
+}
+
+/// Whether the image has cloud-init and a file that keeps it from doing anything. An image that cannot be asked may have none.
+fn cloud_init_is_off(manifest: &Manifest, image: &needs::InTheImage<'_>) -> bool {
+    let setup = manifest.facts.as_ref().and_then(|facts| facts.setup.as_ref());
+    let has_it = setup.is_some_and(|setup| setup.cloud_agents.iter().any(|agent| agent == "cloud-init"));
+    has_it && image("/etc/cloud/cloud-init.disabled", 1).is_ok_and(|found| found.is_some())
 }
 
 /// What dpkg says is installed; nothing without it.

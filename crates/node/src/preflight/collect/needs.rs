@@ -9,7 +9,7 @@ use crate::machine::Machine;
 use crate::preflight::{InImage, Need, datastores};
 
 /// A key or configuration is smaller than this; of a larger one the beginning is compared.
-const BYTES_MAX: usize = 1 << 20;
+pub(super) const BYTES_MAX: usize = 1 << 20;
 const CRYPTTAB: &str = "/etc/crypttab";
 const MDADM: [&str; 2] = ["/etc/mdadm/mdadm.conf", "/etc/mdadm.conf"];
 
@@ -37,8 +37,9 @@ pub(super) fn collect(machine: &Machine, parts: &Parts, image: &InTheImage<'_>) 
 
 /// Programs of datastores that are there.
 pub(super) fn programs(machine: &Machine) -> Vec<String> {
-    let found = datastores::ALL.iter().flat_map(|datastore| machine.matching(datastore.program));
-    let mut found: Vec<_> = found.map(|path| path.display().to_string()).collect();
+    let patterns = datastores::ALL.iter().flat_map(|datastore| datastore.programs);
+    let mut found: Vec<_> =
+        patterns.flat_map(|pattern| machine.matching(pattern)).map(|path| path.display().to_string()).collect();
     found.sort();
     found.dedup();
     found

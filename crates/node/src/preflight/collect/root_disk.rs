@@ -1,6 +1,6 @@
 //! What stands on the root disk: its partitions, what is made of them, and where that is mounted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,8 @@ const OS: [&str; 14] = [
 ];
 /// Devices made of devices made of devices.
 const DEPTH_MAX: u32 = 8;
+/// More directories without a file are nothing that a package brings.
+const DIRECTORIES_MAX: usize = 1000;
 
 /// The root disk and all that is made of it.
 #[derive(Debug)]
@@ -124,34 +126,71 @@ impl Parts {
         found
     }
 
-    /// Directories that hold a datastore's data, by its configuration or else by its default.
+    /// Datastores' data on the disk.
     fn datastores(&self, machine: &Machine) -> Vec<OnRootDisk> {
-        let installed = super::packages(machine).unwrap_or_default();
         let mut found: Vec<OnRootDisk> = Vec::new();
-        for datastore in &datastores::ALL {
-            let configured = configuration::values(machine, datastore, datastore.data);
-            let mut directories: Vec<PathBuf> = configured.into_iter().map(|value| value.path).collect();
-            if directories.is_empty() && !datastore.formats(&installed).is_empty() {
-                directories.push(datastore.data_default.into());
-            }
-            for path in directories {
-                let on_disk = machine.real(&path).is_some_and(|real| self.hold(&real));
-                let shown = path.display().to_string();
-                if on_disk && has_content(&machine.path(&path)) && !found.iter().any(|other| other.path == shown) {
-                    found.push(OnRootDisk { path: shown, what: format!("data of {}", datastore.name) });
-                }
+        for (path, what) in data_directories(machine) {
+            let shown = path.display().to_string();
+            if !found.iter().any(|other| other.path == shown) && self.has_content(machine, &path) {
+                found.push(OnRootDisk { path: shown, what });
             }
         }
         found
     }
+
+    /// Directories of datastores' data that stand elsewhere.
+    pub(super) fn data_elsewhere(&self, machine: &Machine) -> Vec<PathBuf> {
+        let directories = data_directories(machine).into_iter().map(|(path, _)| path);
+        let mut found: Vec<_> =
+            directories.filter(|path| machine.real(path).is_some_and(|real| !self.hold(&real))).collect();
+        found.sort();
+        found.dedup();
+        found
+    }
+
+    /// Whether anything on the disk is below a directory but directories and hidden files: packages bring both, and what is
+    /// mounted or linked there stands elsewhere.
+    fn has_content(&self, machine: &Machine, folder: &Path) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut open: Vec<_> = machine.real(folder).into_iter().collect();
+        while let Some(folder) = open.pop() {
+            if !self.hold(&folder) || !seen.insert(folder.clone()) {
+                continue;
+            }
+            if seen.len() > DIRECTORIES_MAX {
+                return true;
+            }
+            for entry in fs::read_dir(machine.path(&folder)).into_iter().flatten().flatten() {
+                let is_hidden = entry.file_name().to_string_lossy().starts_with('.');
+                match machine.real(folder.join(entry.file_name())) {
+                    Some(real) if machine.path(&real).is_dir() => open.push(real),
+                    Some(real) if !is_hidden && self.hold(&real) => return true,
+                    _ => {}
+                }
+            }
+        }
+        false
+    }
+}
+
+/// Where datastores have their data, and why that is thought: what their configurations name, or else their defaults. Whether
+/// one is installed is not asked: an archive that was unpacked is no package, and not every package is dpkg's.
+fn data_directories(machine: &Machine) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for datastore in &datastores::ALL {
+        let configured = configuration::values(machine, datastore, datastore.data);
+        if configured.is_empty() {
+            let what = format!("where {} has its data if nothing else is configured", datastore.name);
+            let defaults = datastore.data_defaults.iter().flat_map(|pattern| machine.matching(pattern));
+            found.extend(defaults.map(|path| (path, what.clone())));
+        } else {
+            let what = format!("data of {}", datastore.name);
+            found.extend(configured.into_iter().map(|value| (value.path, what.clone())));
+        }
+    }
+    found
 }
 
 fn is_os(point: &Path) -> bool {
     OS.iter().any(|os| point == Path::new(os))
-}
-
-/// Whether a directory has anything in it but hidden files.
-fn has_content(folder: &Path) -> bool {
-    let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.any(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
 }

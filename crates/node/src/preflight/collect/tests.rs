@@ -11,8 +11,9 @@ use super::*;
 use crate::config::Config;
 use crate::hooks::{Moment, tests::put as put_hook};
 use crate::packages::tests::put;
-use crate::preflight::{Configuration, InImage, Need};
+use crate::preflight::{Configuration, InImage, Need, Own};
 use crate::record::Record;
+use crate::site::Site;
 use crate::state::step;
 
 /// A machine whose root disk `vda` has a system partition and a root, and whose data is on `vdb`.
@@ -129,8 +130,6 @@ fn a_data_directory_that_stands_on_the_root_disk_is_found() {
 fn a_datastores_own_data_is_found_by_its_configuration_or_its_default() {
     let made = Made::new();
     made.put("var/lib/mysql/ibdata1", "rows");
-    assert_eq!(made.found(&[]), <[&str; 0]>::default(), "it is not installed");
-    made.put("var/lib/dpkg/status", "Package: mariadb-server\nStatus: install ok installed\nVersion: 1:10.11.6\n");
     assert_eq!(made.found(&[]), ["/var/lib/mysql"]);
     made.put("data/mysql/ibdata1", "rows");
     made.put("etc/mysql/mariadb.conf.d/99-data.cnf", "[mysqld]\ndatadir = /data/mysql\n");
@@ -139,6 +138,71 @@ fn a_datastores_own_data_is_found_by_its_configuration_or_its_default() {
     fs::remove_dir_all(made.root().join("var/lib/mysql")).unwrap();
     symlink(made.root().join("data/mysql"), made.root().join("var/lib/mysql")).unwrap();
     assert_eq!(made.found(&[]), <[&str; 0]>::default(), "a link leads off the root disk");
+}
+
+/// What dpkg did not know was taken for nothing: where there is rpm, or a datastore came as an archive, its data was flashed.
+#[test]
+fn a_default_directory_with_content_is_data_whether_or_not_its_package_is_known() {
+    for path in [
+        "var/lib/postgresql/15/main/PG_VERSION",
+        "var/lib/pgsql/data/PG_VERSION",
+        "var/lib/pgsql/16/data/PG_VERSION",
+        "var/lib/mysql/ibdata1",
+        "var/lib/redis/dump.rdb",
+        "var/lib/mongo/WiredTiger",
+        "var/lib/cassandra/data/system/local/nb-1-big-Data.db",
+    ] {
+        for status in ["", "Package: dash\nStatus: install ok installed\nVersion: 0.5\n"] {
+            let made = Made::new();
+            made.put("var/lib/dpkg/status", status);
+            made.put(path, "rows");
+            let found = made.found(&[]);
+            assert!(found.len() == 1 && format!("/{path}").starts_with(&found[0]), "{path}: {found:?}");
+        }
+    }
+}
+
+/// Without `data` in node.toml nobody's numbers were compared, though its datastore's directory was known.
+#[test]
+fn the_data_of_a_datastore_counts_for_its_owners_without_being_named() {
+    let made = Made::new();
+    made.put("data/mysql/ibdata1", "rows");
+    made.put("var/lib/redis/dump.rdb", "rows");
+    made.put("etc/my.cnf.d/mariadb-server.cnf", "[mysqld]\ndatadir=/data/mysql\n");
+    let machine = made.machine();
+    let found = root_disk::parts(&machine, "/dev/vda").map(|parts| parts.data_elsewhere(&machine));
+    assert_eq!(found, Ok(vec!["/data/mysql".into()]), "what stands on the root disk is refused for that");
+    let owned = with_data(&["/srv".into()], found.clone());
+    assert_eq!(owned, [PathBuf::from("/srv"), "/data/mysql".into()]);
+    assert_eq!(with_data(&["/data".into()], found), [PathBuf::from("/data")], "it is below what is named");
+    assert_eq!(owners::of(&machine, &owned).each[0].path, "/data/mysql");
+}
+
+/// `/etc/my.cnf.d`, where RHEL's MariaDB is configured, was not read.
+#[test]
+fn data_is_found_where_rhel_configures_it() {
+    let made = Made::new();
+    made.put("srv/mysql/ibdata1", "rows");
+    made.put("etc/my.cnf.d/mariadb-server.cnf", "[mysqld]\ndatadir=/srv/mysql\n");
+    assert_eq!(made.found(&[]), ["/srv/mysql"]);
+}
+
+#[test]
+fn a_data_directory_that_a_package_brings_for_others_to_stand_in_is_no_data() {
+    let mut made = Made::new();
+    fs::create_dir_all(made.root().join("var/lib/pgsql/data")).unwrap();
+    fs::create_dir_all(made.root().join("var/lib/postgresql/16/main")).unwrap();
+    made.put("var/lib/postgresql/.psql_history", "");
+    assert_eq!(made.found(&[]), <[&str; 0]>::default(), "it is empty");
+    made.mount("900:16", "/pg", "/var/lib/postgresql/16/main");
+    made.put("var/lib/postgresql/16/main/PG_VERSION", "16");
+    assert_eq!(made.found(&[]), <[&str; 0]>::default(), "a data disk is mounted there");
+    made.put("data/pg17/PG_VERSION", "17");
+    symlink(made.root().join("data/pg17"), made.root().join("var/lib/postgresql/17")).unwrap();
+    symlink(".", made.root().join("var/lib/postgresql/18")).unwrap();
+    assert_eq!(made.found(&[]), <[&str; 0]>::default(), "a link leads to a data disk, and one to itself");
+    made.put("var/lib/postgresql/16/tablespace/PG_VERSION", "16");
+    assert_eq!(made.found(&[]), ["/var/lib/postgresql"]);
 }
 
 #[test]
@@ -202,15 +266,37 @@ fn secure_boot_is_read_from_its_variable() {
 #[test]
 fn user_data_that_formats_is_found_once() {
     let made = Made::new();
-    assert_eq!(user_data::formats(&made.machine()), Ok(vec![]));
+    assert_eq!(user_data::formats(&made.machine()), Ok(None), "cloud-init was never here");
+    made.put("var/lib/cloud/instance/user-data.txt", "");
+    assert_eq!(user_data::formats(&made.machine()), Ok(Some(vec![])), "it was given none");
     let text = "#cloud-config\nbootcmd:\n - mkfs.ext4 /dev/vdb\n";
     made.put("var/lib/cloud/instance/user-data.txt", text);
     made.put("var/lib/cloud/instance/user-data.txt.i", text);
-    let found = user_data::formats(&made.machine()).unwrap();
+    let found = user_data::formats(&made.machine()).unwrap().unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].file, "/var/lib/cloud/instance/user-data.txt");
     made.put("var/lib/cloud/instance/vendor-data.txt", "\0binary");
     assert!(user_data::formats(&made.machine()).unwrap_err().contains("vendor-data.txt"));
+}
+
+#[test]
+fn a_metadata_service_is_known_by_firmware_by_cloud_init_or_by_a_disk() {
+    let made = Made::new();
+    let found = || metadata::service(&made.machine());
+    assert!(found().unwrap_err().contains("/sys/class/dmi/id"));
+    made.put("sys/class/dmi/id/sys_vendor", "Dell Inc.\n");
+    assert_eq!(found(), Ok(None));
+    made.put("run/cloud-init/cloud-id", "none\n");
+    assert_eq!(found(), Ok(None));
+    made.put("dev/disk/by-label/cidata", "");
+    assert_eq!(found().unwrap().as_deref(), Some("/dev/disk/by-label/cidata"));
+    made.put("run/cloud-init/cloud-id", "maas\n");
+    assert_eq!(found().unwrap().as_deref(), Some("maas"));
+    made.put("sys/class/dmi/id/sys_vendor", "Amazon EC2\n");
+    assert_eq!(found().unwrap().as_deref(), Some("aws"));
+    let other = Made::new();
+    other.put("sys/class/dmi/id/sys_vendor", "VMware, Inc.\n");
+    assert!(metadata::service(&other.machine()).unwrap_err().contains("VMware"));
 }
 
 #[test]
@@ -296,7 +382,15 @@ fn programs_of_datastores_are_found_at_their_usual_places() {
     let made = Made::new();
     made.put("usr/lib/postgresql/15/bin/postgres", "");
     made.put("usr/sbin/mysqld", "");
-    assert_eq!(needs::programs(&made.machine()), ["/usr/lib/postgresql/15/bin/postgres", "/usr/sbin/mysqld"]);
+    made.put("usr/pgsql-16/bin/postgres", "");
+    made.put("usr/libexec/mariadbd", "");
+    let expected = [
+        "/usr/lib/postgresql/15/bin/postgres",
+        "/usr/libexec/mariadbd",
+        "/usr/pgsql-16/bin/postgres",
+        "/usr/sbin/mysqld",
+    ];
+    assert_eq!(needs::programs(&made.machine()), expected);
 }
 
 /// The hooks of preflight were documented and never run.
@@ -335,12 +429,31 @@ fn units_are_held_by_systemd_or_by_their_init_scripts() {
 
 #[test]
 fn the_image_is_looked_into_for_a_configuration_only_where_none_is_carried() {
-    let has = |path: &str, _: usize| Ok((path == "/etc/keepstate/node.toml").then(Vec::new));
+    let text = "place = '/data/keepstate'\n[trial]\nunits = ['etcd.service']\n";
+    let has = |path: &str, _: usize| Ok((path == "/etc/keepstate/node.toml").then(|| text.as_bytes().to_vec()));
     let has_none = |_: &str, _: usize| Ok(None);
     let broken = |_: &str, _: usize| Err("the store does not answer".to_owned());
     let carried = ["/etc/hostname".to_owned(), "/etc/keepstate/node.toml".to_owned()];
-    assert_eq!(agent::configuration(&carried, &broken), Ok(Configuration::Carried));
-    assert_eq!(agent::configuration(&carried[..1], &has), Ok(Configuration::InImage));
-    assert_eq!(agent::configuration(&carried[..1], &has_none), Ok(Configuration::Nowhere));
-    assert_eq!(agent::configuration(&[], &broken), Err("the store does not answer".into()));
+    let (place, other) = (Site::Directory("/data/keepstate".into()), Site::Behind);
+    let own = |has_our_place| Configuration::InImage(Own { has_our_place, units: vec!["etcd.service".into()] });
+    assert_eq!(agent::configuration(&carried, &place, &broken), Ok(Configuration::Carried));
+    assert_eq!(agent::configuration(&carried[..1], &place, &has), Ok(own(true)));
+    assert_eq!(agent::configuration(&carried[..1], &other, &has), Ok(own(false)));
+    assert_eq!(agent::configuration(&carried[..1], &place, &has_none), Ok(Configuration::Nowhere));
+    assert_eq!(agent::configuration(&[], &place, &broken), Err("the store does not answer".into()));
+}
+
+/// One byte of it was read, to see that it is there.
+#[test]
+fn an_image_s_own_configuration_is_read_as_its_agent_would() {
+    let place = Site::Directory("/data/keepstate".into());
+    for (text, says) in [
+        (&b"place = '/data/keepstate'\nplcae = 1\n"[..], "plcae"),
+        (b"", "place"),
+        (b"place = '/data/keepstate'\n# \xff\n", "UTF-8"),
+    ] {
+        let has = |_: &str, _: usize| Ok(Some(text.to_vec()));
+        let Ok(Configuration::Broken(why)) = agent::configuration(&[], &place, &has) else { panic!("{says}") };
+        assert!(why.contains(says), "{why}");
+    }
 }

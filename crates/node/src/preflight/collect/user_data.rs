@@ -21,9 +21,10 @@ const FILES: [&str; 6] = [
 /// Clouds allow 16 to 256 KiB.
 const BYTES_MAX: u64 = 16 << 20;
 
-/// What in them would format something.
-pub(super) fn formats(machine: &Machine) -> Result<Vec<Formats>, String> {
+/// What in them would format something; nothing is known where cloud-init has left none of them, not even an empty one.
+pub(super) fn formats(machine: &Machine) -> Result<Option<Vec<Formats>>, String> {
     let mut found: Vec<Formats> = Vec::new();
+    let mut is_known = false;
     let scripts = machine.matching("/var/lib/cloud/instance/scripts/*");
     let paths = FILES.iter().map(std::path::PathBuf::from).chain(scripts);
     for path in paths {
@@ -37,6 +38,7 @@ pub(super) fn formats(machine: &Machine) -> Result<Vec<Formats>, String> {
         if fs::metadata(machine.path(&path)).is_ok_and(|metadata| metadata.is_dir()) {
             continue;
         }
+        is_known = true;
         let mut bytes = Vec::new();
         file.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(wrong)?;
         if bytes.len() as u64 > BYTES_MAX {
@@ -48,5 +50,5 @@ pub(super) fn formats(machine: &Machine) -> Result<Vec<Formats>, String> {
             }
         }
     }
-    Ok(found)
+    Ok(is_known.then_some(found))
 }
