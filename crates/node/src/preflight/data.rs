@@ -78,7 +78,9 @@ pub(super) fn is_kernel_name(source: &str) -> bool {
 /// Files carry numbers, not names.
 pub(super) fn owners(facts: &Facts<'_>) -> Verdict {
     if facts.data_owners.each.is_empty() {
-        return warning("no data directories are named (`data` in /etc/keepstate/node.toml)");
+        return warning(
+            "no data directories are named (`data` in /etc/keepstate/node.toml), and none of a datastore's are known",
+        );
     }
     let Some(image) = &facts.manifest.facts else {
         return warning("the image's users and groups are not known");

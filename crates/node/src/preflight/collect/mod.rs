@@ -16,7 +16,7 @@ mod tests;
 mod user_data;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flash::target::Target;
 use image::Opened;
@@ -66,6 +66,7 @@ impl Node {
             Ok(Configuration::InImage(own)) => own.units.clone(),
             _ => self.config.trial.units.clone(),
         };
+        let owned = with_data(&self.config.data, disk.as_ref().map(|parts| parts.data_elsewhere(machine)));
         check(&Facts {
             manifest,
             place,
@@ -79,7 +80,7 @@ impl Node {
             architecture: std::env::consts::ARCH,
             way_in: self.entrance(Some(manifest)).map_err(|error| chain(&error)).and_then(|way| way.seen()),
             operators: Operators::collect(&self.config.imager, machine.root()),
-            data_owners: owners::of(machine, &self.config.data),
+            data_owners: owners::of(machine, &owned),
             user_data: user_data::formats(machine),
             metadata_service: metadata::service(machine),
             cloud_init_is_off: cloud_init_is_off(manifest, &files),
@@ -133,6 +134,13 @@ fn files_of(opened: &Opened) -> ReadFile<'_> {
         Ok(files) => files.start(path, bytes_max),
         Err(why) => Err(why.clone()),
     })
+}
+
+/// Directories whose owners are looked at: those that are named, and datastores' that are not below them.
+fn with_data<E>(named: &[PathBuf], datastores: Result<Vec<PathBuf>, E>) -> Vec<PathBuf> {
+    let is_named = |path: &PathBuf| named.iter().any(|directory| path.starts_with(directory));
+    let others = datastores.unwrap_or_default().into_iter().filter(|path| !is_named(path));
+    named.iter().cloned().chain(others).collect()
 }
 
 /// Whether the image has cloud-init and a file that keeps it from doing anything. An image that cannot be asked may have none.

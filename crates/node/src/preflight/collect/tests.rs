@@ -162,7 +162,23 @@ fn a_default_directory_with_content_is_data_whether_or_not_its_package_is_known(
     }
 }
 
-/// `/etc/my.cnf.d`, where RHEL's MariaDB is configured, was not read.
+/// Without `data` in node.toml nobody's numbers were compared, though its datastore's directory was known.
+#[test]
+fn the_data_of_a_datastore_counts_for_its_owners_without_being_named() {
+    let made = Made::new();
+    made.put("data/mysql/ibdata1", "rows");
+    made.put("var/lib/redis/dump.rdb", "rows");
+    made.put("etc/my.cnf.d/mariadb-server.cnf", "[mysqld]\ndatadir=/data/mysql\n");
+    let machine = made.machine();
+    let found = root_disk::parts(&machine, "/dev/vda").map(|parts| parts.data_elsewhere(&machine));
+    assert_eq!(found, Ok(vec!["/data/mysql".into()]), "what stands on the root disk is refused for that");
+    let owned = with_data(&["/srv".into()], found.clone());
+    assert_eq!(owned, [PathBuf::from("/srv"), "/data/mysql".into()]);
+    assert_eq!(with_data(&["/data".into()], found), [PathBuf::from("/data")], "it is below what is named");
+    assert_eq!(owners::of(&machine, &owned).each[0].path, "/data/mysql");
+}
+
+/// `/etc/my.cnf.d` was not read.
 #[test]
 fn data_is_found_where_rhel_configures_it() {
     let made = Made::new();
