@@ -379,8 +379,8 @@ pub(crate) fn one_way(
 
 /// Every format that the node has has to be there in the image.
 pub(super) fn check(facts: &Facts<'_>) -> Verdict {
+    let remedy = "look by hand whether the image's versions read this node's data";
     let Some(ours) = &facts.packages else {
-        let remedy = "look by hand whether the image's versions read this node's data";
         return if facts.datastore_programs.is_empty() {
             warning("the node has no dpkg database, and no datastore's program stands where they usually do")
         } else {
@@ -393,6 +393,10 @@ pub(super) fn check(facts: &Facts<'_>) -> Verdict {
         .iter()
         .flat_map(|(datastore, formats)| formats.iter().map(|format| format!("{} {format}", datastore.name)))
         .collect();
+    if names.is_empty() && !facts.datastore_programs.is_empty() {
+        return refused("a datastore is here without a package that is known, so its version is not known", remedy)
+            .listing(&facts.datastore_programs);
+    }
     if names.is_empty() {
         return fine("no datastore that is known is installed here");
     }

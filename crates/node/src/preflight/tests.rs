@@ -488,6 +488,17 @@ fn versions_that_are_not_known_are_refused_where_there_is_a_datastore() {
     is_refused(&verdict("datastore versions", |_| {}, with_program), &["/usr/sbin/mysqld"]);
 }
 
+/// Where dpkg was there and knew no datastore, none was looked for.
+#[test]
+fn a_datastore_that_came_as_no_package_is_refused_for_its_versions() {
+    let unpacked = |facts: &mut Facts<'_>| {
+        facts.packages = Some(packages(&[("dash", "0.5")]));
+        facts.datastore_programs = vec!["/opt/kafka/bin/kafka-server-start.sh".into()];
+    };
+    let found = verdict("datastore versions", |_| {}, unpacked);
+    is_refused(&found, &["without a package", "/opt/kafka", "accept = [\"datastore versions\"]"]);
+}
+
 #[test]
 fn an_image_that_lets_nobody_in_is_refused() {
     let closed = |image: &mut Manifest| setup(image).passwords.clear();
