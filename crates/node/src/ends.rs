@@ -121,14 +121,19 @@ impl Node {
         Ok(drained)
     }
 
-    /// Takes the node back into traffic where an upgrade drained it and the machine restarted before the imager was armed:
-    /// whoever ran the upgrade is gone.
+    /// Takes the node back into traffic where an upgrade drained it and the machine restarted before the imager was armed,
+    /// or before what had failed was taken back: whoever ran the upgrade is gone.
     pub(crate) fn return_to_traffic(&self, record: &Record) -> Result<()> {
         let booted = self.machine.uptime().map(|uptime| wall_clock() - uptime);
         let is_before = |time: Timestamp| booted.is_some_and(|booted| (time.as_millisecond() as f64) < booted * 1e3);
-        if self.drained()?.is_some_and(is_before) {
-            self.after(record, Moment::Undrain);
+        if !self.drained()?.is_some_and(is_before) {
+            return Ok(());
         }
+        // What an upgrade that failed could not take back any more.
+        if let Err(error) = entrance::disarm(&self.machine.host()) {
+            tracing::warn!(%error, "what led into the imager could not be taken away");
+        }
+        self.after(record, Moment::Undrain);
         Ok(())
     }
 

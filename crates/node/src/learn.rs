@@ -29,8 +29,11 @@ impl Node {
         let Some((record, state)) = status.upgrade.zip(status.state) else { return Ok(None) };
         let state = match state {
             State::Entering | State::RollingBack => self.learn(&record, state)?,
-            // Armed, and restarted by somebody else or by a power cut before the order was noted.
-            State::Prepared if self.ending_of(&record)?.is_some() => self.learn(&record, State::Entering)?,
+            // Armed, and restarted by somebody else or by a power cut before the order was noted, or before an upgrade that
+            // failed had taken back what leads into the imager.
+            State::Prepared | State::Failed if self.has_more_to_say(&record)? => {
+                self.learn(&record, State::Entering)?
+            }
             state => state,
         };
         // Asked of the state, and not only while learning: the power may go between two lines of the journal.
@@ -47,6 +50,13 @@ impl Node {
             held => held?,
         };
         Ok(self.learned()?.map(|(record, state)| (held, record, state)))
+    }
+
+    /// Whether an imager that nobody has sent on its way was there, and the journal does not have it.
+    fn has_more_to_say(&self, record: &Record) -> Result<bool> {
+        let journal = self.journal()?;
+        let is_learned = journal.last(step::FLASH).or_else(|| journal.last(step::UNDO)).is_some();
+        Ok(!is_learned && (self.ending_of(record)?.is_some() || Origin::is_of(&self.machine, record)))
     }
 
     /// What the imager says that it has done.
@@ -274,6 +284,44 @@ mod tests {
             assert_eq!(told(), "undrain\n");
         }
         assert_eq!(node.status().unwrap().state, Some(State::Prepared));
+    }
+
+    /// The failure is noted before anything is taken back, and nobody looked for traffic in what has failed.
+    #[test]
+    fn a_node_that_loses_its_power_while_a_failed_upgrade_is_taken_back_comes_back_into_traffic_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = [(step::PREPARE, What::Done), (step::DRAIN, What::Done), (step::QUIESCE, What::Failed)];
+        let node = node(folder.path(), &before, &ending(Task::Flash, true));
+        fs::remove_file(node.place.ending()).unwrap();
+        let told = hooks::tests::put_hooks(&node.config.hooks, &[Moment::Undrain]);
+        let entry = put_entry(folder.path());
+        thread::sleep(Duration::from_millis(20));
+        fs::create_dir_all(node.machine.path("/proc")).unwrap();
+        fs::write(node.machine.path("/proc/uptime"), "0.001 0").unwrap();
+        for _ in 0..2 {
+            node.trial().unwrap();
+            assert_eq!(told(), "undrain\n");
+        }
+        assert_eq!(node.status().unwrap().state, Some(State::Failed));
+        assert!(!entry.exists(), "the job is not left behind");
+    }
+
+    /// The new OS was there untried, and the next upgrade cleared its way back.
+    #[test]
+    fn a_node_that_was_flashed_after_its_upgrade_had_failed_is_tried_all_the_same() {
+        for has_word in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let before = [(step::PREPARE, What::Done), (step::ARM, What::Done), (step::ENTER, What::Failed)];
+            let node = node(folder.path(), &before, &ending(Task::Flash, true));
+            if !has_word {
+                fs::remove_file(node.place.ending()).unwrap();
+                assert_eq!(node.learned().unwrap().unwrap().1, State::Failed, "the imager was not there");
+                crate::origin::tests::put_origin(folder.path());
+            }
+            assert_eq!(node.learned().unwrap().unwrap().1, State::OnTrial);
+            node.note(step::UNDO, What::Done, None).unwrap();
+            assert_eq!(node.learned().unwrap().unwrap().1, State::RolledBack, "it is learned once");
+        }
     }
 
     #[test]

@@ -146,7 +146,7 @@ impl Node {
             }
             State::Asked => Ok(Came::Asked),
             State::RolledBack | State::Failed if self.come_back(&record)? => Ok(Came::OldOs),
-            State::Begun | State::Prepared => self.return_to_traffic(&record).map(|()| Came::Nothing),
+            State::Begun | State::Prepared | State::Failed => self.return_to_traffic(&record).map(|()| Came::Nothing),
             _ => Ok(Came::Nothing),
         }
     }

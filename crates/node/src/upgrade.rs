@@ -203,8 +203,8 @@ impl Node {
 
     /// The record of this upgrade: the one that is there, if it was begun before, or a new one.
     fn record(&self, opened: &Opened, target: &Target) -> Result<Record> {
-        let status = self.status()?;
-        if let Some((record, state)) = status.upgrade.zip(status.state).filter(|(_, state)| !state.is_over()) {
+        // What an imager did that nobody has heard yet must not be cleared away.
+        if let Some((record, state)) = self.learned()?.filter(|(_, state)| !state.is_over()) {
             if record.manifest == opened.digest && matches!(state, State::Begun | State::Prepared) {
                 return Ok(record);
             }
