@@ -121,12 +121,16 @@ impl Node {
         Ok(drained)
     }
 
+    /// Whether the machine has started since. Not, where it does not tell for how long it is up.
+    pub(crate) fn is_before_this_boot(&self, time: Timestamp) -> bool {
+        let booted = self.machine.uptime().map(|uptime| wall_clock() - uptime);
+        booted.is_some_and(|booted| (time.as_millisecond() as f64) < booted * 1e3)
+    }
+
     /// Takes the node back into traffic where an upgrade drained it and the machine restarted before the imager was armed,
     /// or before what had failed was taken back: whoever ran the upgrade is gone.
     pub(crate) fn return_to_traffic(&self, record: &Record) -> Result<()> {
-        let booted = self.machine.uptime().map(|uptime| wall_clock() - uptime);
-        let is_before = |time: Timestamp| booted.is_some_and(|booted| (time.as_millisecond() as f64) < booted * 1e3);
-        if !self.drained()?.is_some_and(is_before) {
+        if !self.drained()?.is_some_and(|time| self.is_before_this_boot(time)) {
             return Ok(());
         }
         // What an upgrade that failed could not take back any more.
@@ -157,11 +161,12 @@ impl Node {
     pub(crate) fn after(&self, record: &Record, moment: Moment) {
         let told = Told { moment, upgrade: Some(&record.id), image: &record.image };
         let (what, text) = match hooks::run(&self.config.hooks, &told, Instant::now() + hooks::LIMIT) {
-            Ok(said) if said.is_empty() => return,
-            Ok(said) => (What::Done, said),
-            Err(failure) => (What::Failed, failure.why),
+            // Back in traffic also where nobody had to do anything for it.
+            Ok(said) if said.is_empty() && moment != Moment::Undrain => return,
+            Ok(said) => (What::Done, Some(said).filter(|said| !said.is_empty())),
+            Err(failure) => (What::Failed, Some(failure.why)),
         };
-        if let Err(error) = self.note(moment.directory().trim_end_matches(".d"), what, Some(text)) {
+        if let Err(error) = self.note(moment.directory().trim_end_matches(".d"), what, text) {
             tracing::warn!(%error, "a hook's answer could not be noted");
         }
     }

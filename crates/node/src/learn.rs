@@ -53,7 +53,7 @@ impl Node {
     }
 
     /// Whether an imager that nobody has sent on its way was there, and the journal does not have it.
-    fn has_more_to_say(&self, record: &Record) -> Result<bool> {
+    pub(crate) fn has_more_to_say(&self, record: &Record) -> Result<bool> {
         let journal = self.journal()?;
         let is_learned = journal.last(step::FLASH).or_else(|| journal.last(step::UNDO)).is_some();
         Ok(!is_learned && (self.ending_of(record)?.is_some() || Origin::is_of(&self.machine, record)))
@@ -336,6 +336,38 @@ mod tests {
         node.note(step::DRAIN, What::Begun, None).unwrap();
         node.abort().unwrap();
         assert_eq!((told().as_str(), node.status().unwrap().state), ("undrain\n", Some(State::Failed)));
+    }
+
+    /// The upgrade refused and advised to abort it, and that refused too.
+    #[test]
+    fn an_upgrade_that_died_at_its_restart_or_whose_restart_was_called_off_can_be_aborted_in_the_same_boot() {
+        let boot = |node: &Node, id: &str, uptime: &str| {
+            fs::create_dir_all(node.machine.path("/proc/sys/kernel/random")).unwrap();
+            fs::write(node.machine.path("/proc/sys/kernel/random/boot_id"), id).unwrap();
+            fs::write(node.machine.path("/proc/uptime"), uptime).unwrap();
+        };
+        let before = [(step::PREPARE, What::Done), (step::DRAIN, What::Done), (step::ENTER, What::Begun)];
+        for is_ordered in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let node = node(folder.path(), &before, &ending(Task::Flash, true));
+            let told = hooks::tests::put_hooks(&node.config.hooks, &[Moment::Undrain]);
+            let entry = put_entry(folder.path());
+            if is_ordered {
+                node.note(step::ENTER, What::Done, Some("this".into())).unwrap();
+            }
+            boot(&node, "this", "1000.0 0");
+            let refusal = node.abort().unwrap_err().to_string();
+            assert!(refusal.contains("has restarted"), "the imager has left its word: {refusal}");
+            fs::remove_file(node.place.ending()).unwrap();
+            thread::sleep(Duration::from_millis(20));
+            boot(&node, "another", "0.001 0");
+            assert!(node.abort().unwrap_err().to_string().contains("has restarted"));
+            assert!(entry.exists() && told().is_empty());
+            boot(&node, "this", "1000.0 0");
+            node.abort().unwrap();
+            assert_eq!((told().as_str(), node.status().unwrap().state), ("undrain\n", Some(State::Failed)));
+            assert!(!entry.exists(), "the next restart leads nowhere else");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use imager::job::{Entry, Task};
 use jiff::Timestamp;
 use model::manifest::Manifest;
 use model::report::FlashPlan;
-use steps::{Course, Failure, Step};
+use steps::{Course, Failure, Journal, Step, What};
 
 use crate::access::Operators;
 use crate::entrance::{self, Entrance};
@@ -169,14 +169,34 @@ impl Node {
 
     /// Takes back what was prepared, where the node has not entered the imager.
     pub fn abort(&self) -> Result<()> {
-        let (_held, record) = self.under_way(&[State::Begun, State::Prepared, State::Failed], "abort")?;
+        let wanted = [State::Begun, State::Prepared, State::Failed, State::Entering];
+        let (_held, record) = self.under_way(&wanted, "abort")?;
+        if self.status()?.state == Some(State::Entering) && !self.is_still_to_enter(&record)? {
+            return Err(Error::Refused(
+                "the node has restarted since it was to enter the imager: `keepstate node trial` learns what became of that"
+                    .into(),
+            ));
+        }
         entrance::disarm(&self.machine.host())?;
         self.place.clear()?;
-        self.note(step::PREPARE, steps::What::Failed, Some("aborted".into()))?;
+        self.note(step::PREPARE, What::Failed, Some("aborted".into()))?;
         if self.drained()?.is_some() {
             self.after(&record, Moment::Undrain);
         }
         Ok(())
+    }
+
+    /// Whether this is still the boot that was to end: the order to restart was never given, or somebody has called it off.
+    fn is_still_to_enter(&self, record: &Record) -> Result<bool> {
+        if self.has_more_to_say(record)? {
+            return Ok(false);
+        }
+        let journal = self.journal()?;
+        let Some(entry) = journal.last(step::ENTER) else { return Ok(false) };
+        Ok(match &entry.text {
+            Some(boot) if entry.what == What::Done => self.machine.boot_id().as_ref() == Some(boot),
+            _ => !self.is_before_this_boot(entry.time),
+        })
     }
 
     fn begin(&self, opened: Opened, allow: Allow, watch: Box<dyn Watch>) -> Result<Under> {
