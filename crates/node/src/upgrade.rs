@@ -102,9 +102,20 @@ impl Node {
         let facts = image.and_then(|image| image.facts.as_ref());
         let root = facts.and_then(|facts| facts.root_filesystem.as_deref());
         let loops = self.config.place == Site::Behind;
-        // Only a takeover takes along what is in memory.
-        let wanted = self.config.entry.or_else(|| self.place.is_staged_in_memory().then_some(Entry::Takeover));
-        Entrance::look(self.machine.host(), wanted, self.place.directory(), loops, root, preflight::IMAGER_BYTES)
+        Entrance::look(
+            self.machine.host(),
+            self.wanted_entry(image.is_some()),
+            self.place.directory(),
+            loops,
+            root,
+            preflight::IMAGER_BYTES,
+        )
+    }
+
+    /// The only way that may be gone, if there is one. Only a takeover takes along what is in memory; for an undo nothing is.
+    fn wanted_entry(&self, is_flash: bool) -> Option<Entry> {
+        let needs_memory = is_flash && self.place.is_staged_in_memory();
+        self.config.entry.or_else(|| needs_memory.then_some(Entry::Takeover))
     }
 
     /// Stages and logs everything, and predicts. The node serves meanwhile, and a reboot notices nothing.
@@ -307,6 +318,18 @@ fn refused(error: impl std::error::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Config;
+
+    /// A new OS without systemd could not be left any more.
+    #[test]
+    fn an_undo_goes_any_way_though_what_was_flashed_was_staged_in_memory() {
+        let wanted = |text: &str, is_flash| Node::new(Config::parse_text(text).unwrap()).wanted_entry(is_flash);
+        let in_memory = "place = '/data'\nstage = 'ram'";
+        assert_eq!((wanted(in_memory, true), wanted(in_memory, false)), (Some(Entry::Takeover), None));
+        assert_eq!((wanted("place = '/data'", true), wanted("place = '/data'", false)), (None, None));
+        let named = "place = '/data'\nentry = 'kexec'";
+        assert_eq!(wanted(named, false), Some(Entry::Kexec), "what a person names holds for both");
+    }
 
     #[test]
     fn an_image_that_is_older_than_the_committed_one_is_refused_and_how_to_take_it_is_said() {
