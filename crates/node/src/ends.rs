@@ -18,7 +18,7 @@ use crate::identity::Bundle;
 use crate::node::Node;
 use crate::origin::Origin;
 use crate::record::Record;
-use crate::state::{State, step};
+use crate::state::{self, State, step};
 use crate::{enter, entrance, environment, failures, units};
 
 impl Node {
@@ -110,15 +110,7 @@ impl Node {
 
     /// When this upgrade took the node out of traffic, if nobody has taken it back since.
     pub(crate) fn drained(&self) -> Result<Option<Timestamp>> {
-        let mut drained = None;
-        for entry in self.journal()?.entries() {
-            match (entry.step.as_str(), entry.what) {
-                (step::DRAIN, What::Begun | What::Done) => drained = Some(entry.time),
-                (step::DRAIN, What::Reverted) | (step::UNDRAIN, _) => drained = None,
-                _ => {}
-            }
-        }
-        Ok(drained)
+        Ok(state::drained(self.journal()?.entries()))
     }
 
     /// Whether the machine has started since. Not, where it does not tell for how long it is up.

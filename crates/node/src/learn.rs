@@ -330,6 +330,8 @@ mod tests {
         let node = node(folder.path(), &[(step::PREPARE, What::Done)], &ending(Task::Flash, true));
         let told = hooks::tests::put_hooks(&node.config.hooks, &[Moment::Undrain]);
         put_entry(folder.path());
+        assert!(node.abort().unwrap_err().to_string().contains("node trial"), "an imager was there");
+        fs::remove_file(node.place.ending()).unwrap();
         node.abort().unwrap();
         assert_eq!(told(), "", "it was not drained");
         node.note(step::PREPARE, What::Done, None).unwrap();

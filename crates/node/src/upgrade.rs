@@ -1,5 +1,6 @@
 //! From an image to the imager: preflight, prepare, drain, quiesce, arm, enter.
 
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use imager::job::{Entry, Task};
 use jiff::Timestamp;
 use model::manifest::Manifest;
 use model::report::FlashPlan;
-use steps::{Course, Failure, Journal, Step, What};
+use steps::{Course, Failure, Journal, Step, Stop, What};
 
 use crate::access::Operators;
 use crate::entrance::{self, Entrance};
@@ -83,6 +84,12 @@ impl Under {
         Some(old_logs::keep(into, &self.record.id, &self.target, end))
     }
 
+    fn run_hooks(&self, moment: Moment, end: Instant, stop: &Stop) -> Result<Option<String>, Failure> {
+        let told = Told { moment, upgrade: Some(&self.record.id), image: &self.record.image };
+        let said = hooks::run_unless(&self.node.config.hooks, &told, end, stop)?;
+        Ok((!said.is_empty()).then_some(said))
+    }
+
     fn given(&self) -> Result<enter::Given> {
         let environment = environment::here();
         environment::remember(&environment, &self.node.place.environment())?;
@@ -140,7 +147,18 @@ impl Node {
     }
 
     /// Does everything up to the restart into the imager. When this returns, the OS is going down.
-    pub fn upgrade(&self, opened: Opened, allow: Allow, watch: Box<dyn Watch>) -> Result<()> {
+    ///
+    /// Before traffic goes, `catch` is called: from then on no signal may end this process, which has to take back what it
+    /// does, but one that wants its end asks to [`Stop`]. What is under way then fails.
+    pub fn upgrade(
+        &self,
+        opened: Opened,
+        allow: Allow,
+        watch: Box<dyn Watch>,
+        catch: impl Fn(Stop) -> io::Result<()> + 'static,
+    ) -> Result<()> {
+        let stop = Stop::default();
+        let asked = stop.clone();
         let mut under = self.begin(opened, allow, watch)?;
         let mut journal = self.journal()?;
         let course = Course::new(vec![
@@ -155,9 +173,21 @@ impl Node {
             })
             .probed(|_| false)
             .reverted(disarm),
-            hook_step(step::DRAIN, Moment::Drain).reverted(undrain),
+            Step::new(step::DRAIN, move |under: &mut Under, end| {
+                let cannot =
+                    |error| Failure::last(format!("catching signals, which would leave the node drained: {error}"));
+                catch(asked.clone()).map_err(cannot)?;
+                under.run_hooks(Moment::Drain, end, &asked)
+            })
+            // Run again, what drains drains again: the node may have been put back meanwhile.
+            .probed(|_| false)
+            .reverted(undrain),
             Step::new(step::WARMTH, |under: &mut Under, _| Ok(caches::keep(&under.node))).probed(|_| false),
-            hook_step(step::QUIESCE, Moment::Quiesce),
+            Step::new(step::QUIESCE, {
+                let stop = stop.clone();
+                move |under: &mut Under, end| under.run_hooks(Moment::Quiesce, end, &stop)
+            })
+            .probed(|_| false),
             Step::new(step::LOGS, |under: &mut Under, end| Ok(under.keep_logs(end)))
                 .within(LOGS_WITHIN)
                 .probed(|_| false),
@@ -174,7 +204,8 @@ impl Node {
                 under.entrance.restart().map(|()| under.node.machine.boot_id())
             })
             .tried(RESTART_TRIES),
-        ]);
+        ])
+        .until(&stop);
         Ok(course.run(&mut under, &mut journal)?)
     }
 
@@ -182,7 +213,8 @@ impl Node {
     pub fn abort(&self) -> Result<()> {
         let wanted = [State::Begun, State::Prepared, State::Failed, State::Entering];
         let (_held, record) = self.under_way(&wanted, "abort")?;
-        if self.status()?.state == Some(State::Entering) && !self.is_still_to_enter(&record)? {
+        let is_entering = self.status()?.state == Some(State::Entering);
+        if self.has_more_to_say(&record)? || is_entering && !self.is_still_to_enter()? {
             return Err(Error::Refused(
                 "the node has restarted since it was to enter the imager: `keepstate node trial` learns what became of that"
                     .into(),
@@ -198,10 +230,7 @@ impl Node {
     }
 
     /// Whether this is still the boot that was to end: the order to restart was never given, or somebody has called it off.
-    fn is_still_to_enter(&self, record: &Record) -> Result<bool> {
-        if self.has_more_to_say(record)? {
-            return Ok(false);
-        }
+    fn is_still_to_enter(&self) -> Result<bool> {
         let journal = self.journal()?;
         let Some(entry) = journal.last(step::ENTER) else { return Ok(false) };
         Ok(match &entry.text {
@@ -286,16 +315,6 @@ fn refresh_step(quickly: bool) -> Step<Under> {
     Step::new(step::REFRESH, move |under: &mut Under, _| under.staging().refresh(quickly).map(Some).map_err(last))
         .within(Duration::from_hours(24))
         .probed(|_| false)
-}
-
-fn hook_step(name: &'static str, moment: Moment) -> Step<Under> {
-    Step::new(name, move |under: &mut Under, end: Instant| {
-        let told = Told { moment, upgrade: Some(&under.record.id), image: &under.record.image };
-        let said = hooks::run(&under.node.config.hooks, &told, end)?;
-        Ok((!said.is_empty()).then_some(said))
-    })
-    // Run again, what drains drains again: the node may have been put back meanwhile.
-    .probed(|_| false)
 }
 
 fn disarm(under: &mut Under) -> Result<(), Failure> {
