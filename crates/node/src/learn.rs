@@ -318,7 +318,10 @@ mod tests {
                 assert_eq!(node.learned().unwrap().unwrap().1, State::Failed, "the imager was not there");
                 crate::origin::tests::put_origin(folder.path());
             }
+            let refusal = node.check_last(&node.status().unwrap()).unwrap_err().to_string();
+            assert!(refusal.contains("node trial"), "{refusal}");
             assert_eq!(node.learned().unwrap().unwrap().1, State::OnTrial);
+            node.check_last(&node.status().unwrap()).unwrap();
             node.note(step::UNDO, What::Done, None).unwrap();
             assert_eq!(node.learned().unwrap().unwrap().1, State::RolledBack, "it is learned once");
         }

@@ -18,7 +18,7 @@ use crate::access::Operators;
 use crate::entrance::{self, Entrance};
 use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
-use crate::node::{Node, PATIENCE};
+use crate::node::{Node, PATIENCE, Status};
 use crate::origin::Origin;
 use crate::outage::{self, Known, Prediction, Started};
 use crate::place::Held;
@@ -261,10 +261,30 @@ impl Node {
         Ok(Under { _held: held, node: self.clone(), opened, target, record, entrance, watch, found: None })
     }
 
+    /// Refuses what would make forgotten what the last upgrade has left: a new OS that nobody has heard of, or a node without
+    /// traffic.
+    pub(crate) fn check_last(&self, status: &Status) -> Result<()> {
+        let Status { upgrade: Some(record), state: Some(state), drained, .. } = status else { return Ok(()) };
+        let image = &record.image;
+        if self.has_more_to_say(record)? {
+            return Err(Error::Refused(format!(
+                "the imager was entered for the upgrade to {image} though that is {state}: `keepstate node trial` learns what \
+                 became of it"
+            )));
+        }
+        if *state == State::Failed && drained.is_some() {
+            return Err(Error::Refused(format!(
+                "the upgrade to {image} failed and has left the node out of traffic: `keepstate node abort` takes it back"
+            )));
+        }
+        Ok(())
+    }
+
     /// The record of this upgrade: the one that is there, if it was begun before, or a new one.
     fn record(&self, opened: &Opened, target: &Target) -> Result<Record> {
-        // What an imager did that nobody has heard yet must not be cleared away.
-        if let Some((record, state)) = self.learned()?.filter(|(_, state)| !state.is_over()) {
+        let status = self.status()?;
+        self.check_last(&status)?;
+        if let Some((record, state)) = status.upgrade.zip(status.state).filter(|(_, state)| !state.is_over()) {
             if record.manifest == opened.digest && matches!(state, State::Begun | State::Prepared) {
                 return Ok(record);
             }
