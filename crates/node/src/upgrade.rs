@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flash::Watch;
@@ -28,10 +29,16 @@ use crate::site::Site;
 use crate::staging::Staging;
 use crate::state::{State, step};
 use crate::surroundings::Surroundings;
-use crate::{caches, enter, environment, failures, identity, old_logs};
+use crate::{bounded, caches, enter, environment, failures, identity, old_logs};
 
 /// How long the old logs may be copied, while the datastore is at rest.
 const LOGS_WITHIN: Duration = Duration::from_mins(2);
+/// How long what was written since may be staged, while the datastore is at rest. It is what was written within the minutes since the
+/// first refresh, in most cases some MiB, which takes seconds; a store that gives 1 MiB a second still has 600 MiB in time.
+const REFRESH_WITHIN: Duration = Duration::from_mins(10);
+/// How long it may be looked for what is cached, while traffic is gone: a map of 100 GiB takes a second, directories that are cold
+/// some more.
+const WARMTH_WITHIN: Duration = Duration::from_mins(2);
 /// How often the init is asked to restart the machine: it may not answer at once where much is going on.
 const RESTART_TRIES: u32 = 3;
 
@@ -47,13 +54,13 @@ pub struct Allow {
 /// What the steps of an upgrade share.
 struct Under {
     /// From preparing until this process ends.
-    _held: Held,
+    held: Arc<Held>,
     node: Node,
-    opened: Opened,
+    opened: Arc<Opened>,
     target: Target,
     record: Record,
     entrance: Entrance,
-    watch: Box<dyn Watch>,
+    watch: Arc<dyn Watch + Send>,
     /// What was found when it was prepared, if that was now: what will be written, and how long reading it again takes.
     found: Option<(FlashPlan, f64)>,
 }
@@ -128,7 +135,7 @@ impl Node {
     /// Stages and logs everything, and predicts. The node serves meanwhile, and a reboot notices nothing.
     ///
     /// Gives what the flash will do, and the outage that it will be.
-    pub fn prepare(&self, opened: Opened, allow: Allow, watch: Box<dyn Watch>) -> Result<Prediction> {
+    pub fn prepare(&self, opened: Opened, allow: Allow, watch: Box<dyn Watch + Send>) -> Result<Prediction> {
         let mut under = self.begin(opened, allow, watch)?;
         Course::new(vec![prepare_step()]).run(&mut under, &mut self.journal()?)?;
         // Prepared in an earlier run, it is compared again: what was staged is there already.
@@ -154,7 +161,7 @@ impl Node {
         &self,
         opened: Opened,
         allow: Allow,
-        watch: Box<dyn Watch>,
+        watch: Box<dyn Watch + Send>,
         catch: impl Fn(Stop) -> io::Result<()> + 'static,
     ) -> Result<()> {
         let stop = Stop::default();
@@ -163,7 +170,7 @@ impl Node {
         let mut journal = self.journal()?;
         let course = Course::new(vec![
             prepare_step(),
-            refresh_step(false),
+            refresh_step(),
             // Before traffic goes: it takes its time, and may write to the root disk.
             Step::new(step::BUILD, |under: &mut Under, _| {
                 under.look_around().map_err(last)?;
@@ -182,7 +189,9 @@ impl Node {
             // Run again, what drains drains again: the node may have been put back meanwhile.
             .probed(|_| false)
             .reverted(undrain),
-            Step::new(step::WARMTH, |under: &mut Under, _| Ok(caches::keep(&under.node))).probed(|_| false),
+            Step::new(step::WARMTH, |under: &mut Under, end| Ok(caches::keep(&under.node, end)))
+                .within(WARMTH_WITHIN)
+                .probed(|_| false),
             Step::new(step::QUIESCE, {
                 let stop = stop.clone();
                 move |under: &mut Under, end| under.run_hooks(Moment::Quiesce, end, &stop)
@@ -191,7 +200,7 @@ impl Node {
             Step::new(step::LOGS, |under: &mut Under, end| Ok(under.keep_logs(end)))
                 .within(LOGS_WITHIN)
                 .probed(|_| false),
-            refresh_step(true),
+            last_refresh_step(&stop),
             Step::new(step::ARM, |under: &mut Under, _| {
                 let given = under.given().map_err(last)?;
                 under.entrance.arm(&given).map_err(last)?;
@@ -239,7 +248,7 @@ impl Node {
         })
     }
 
-    fn begin(&self, opened: Opened, allow: Allow, watch: Box<dyn Watch>) -> Result<Under> {
+    fn begin(&self, opened: Opened, allow: Allow, watch: Box<dyn Watch + Send>) -> Result<Under> {
         let findings = self.preflight(&opened, Depth::Refusals);
         let refusals: Vec<_> = findings.iter().filter(|f| f.is_refusal()).map(ToString::to_string).collect();
         if !refusals.is_empty() {
@@ -258,7 +267,8 @@ impl Node {
         }
         let record = self.record(&opened, &target)?;
         let entrance = self.entrance(Some(manifest))?;
-        Ok(Under { _held: held, node: self.clone(), opened, target, record, entrance, watch, found: None })
+        let (held, opened, watch) = (Arc::new(held), Arc::new(opened), Arc::from(watch));
+        Ok(Under { held, node: self.clone(), opened, target, record, entrance, watch, found: None })
     }
 
     /// Refuses what would make forgotten what the last upgrade has left: a new OS that nobody has heard of, or a node without
@@ -331,10 +341,31 @@ fn prepare_step() -> Step<Under> {
 }
 
 /// Run again, there is always something new.
-fn refresh_step(quickly: bool) -> Step<Under> {
-    Step::new(step::REFRESH, move |under: &mut Under, _| under.staging().refresh(quickly).map(Some).map_err(last))
+fn refresh_step() -> Step<Under> {
+    Step::new(step::REFRESH, |under: &mut Under, _| under.staging().refresh(false).map(Some).map_err(last))
         .within(Duration::from_hours(24))
         .probed(|_| false)
+}
+
+/// The same, while the datastore is at rest: a store that is too slow now must not keep it there.
+fn last_refresh_step(stop: &Stop) -> Step<Under> {
+    let stop = stop.clone();
+    Step::new(step::REFRESH, move |under: &mut Under, end| {
+        let Under { held, node, opened, target, record, watch, .. } = under;
+        let (held, opened, watch) = (Arc::clone(held), Arc::clone(opened), Arc::clone(watch));
+        // A quick one leaves the record as it is.
+        let (place, target, mut record) = (node.place.clone(), target.clone(), record.clone());
+        let refresh = move || {
+            // Nobody else takes the place before this has ended, whoever waits for it.
+            let _held = held;
+            let mut staging =
+                Staging { place: &place, opened: &opened, target: &target, record: &mut record, watch: &*watch };
+            staging.refresh(true)
+        };
+        bounded::run("staging what was written since", refresh, end, &stop)?.map(Some).map_err(last)
+    })
+    .within(REFRESH_WITHIN)
+    .probed(|_| false)
 }
 
 fn disarm(under: &mut Under) -> Result<(), Failure> {
