@@ -28,7 +28,7 @@ use crate::record::{FORMAT, Record};
 use crate::site::Site;
 use crate::staging::Staging;
 use crate::state::{State, step};
-use crate::surroundings::Surroundings;
+use crate::surroundings::{self, Surroundings};
 use crate::{bounded, caches, enter, environment, failures, identity, old_logs};
 
 /// How long the old logs may be copied, while the datastore is at rest.
@@ -83,6 +83,24 @@ impl Under {
     fn look_around(&mut self) -> Result<()> {
         self.record.surroundings = Surroundings::look(&self.target)?;
         self.record.write(&self.node.place.record())
+    }
+
+    /// An address that the drain has moved elsewhere is another node's by now: neither is the new OS asked for it, nor may the
+    /// imager take it. Gives what is to be said of that.
+    fn leave_what_moved(&mut self) -> Result<Option<String>> {
+        let now = surroundings::addresses().map_err(Error::Network)?;
+        let gone = self.record.surroundings.expect_only(&now);
+        if gone.is_empty() {
+            return Ok(None);
+        }
+        self.record.write(&self.node.place.record())?;
+        // A takeover takes its network along when it is armed.
+        if self.entrance.entry()? != Entry::Takeover {
+            let given = self.given()?;
+            self.entrance.build(&given)?;
+        }
+        let gone: Vec<_> = gone.iter().map(ToString::to_string).collect();
+        Ok(Some(format!("went with the traffic, and is not expected back by the upgrade: {}", gone.join(", "))))
     }
 
     /// Once everything is at rest. Gives what is to be said of it, if anybody wants them.
@@ -200,6 +218,8 @@ impl Node {
             Step::new(step::LOGS, |under: &mut Under, end| Ok(under.keep_logs(end)))
                 .within(LOGS_WITHIN)
                 .probed(|_| false),
+            // Before what is dirty is taken up for the last time: it may write to the root disk.
+            Step::new(step::BUILD, |under: &mut Under, _| under.leave_what_moved().map_err(last)).probed(|_| false),
             last_refresh_step(&stop),
             Step::new(step::ARM, |under: &mut Under, _| {
                 let given = under.given().map_err(last)?;
