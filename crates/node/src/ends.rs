@@ -68,12 +68,22 @@ impl Node {
             tracing::warn!(%error, "that this image has failed before could not be forgotten");
         }
         self.place.clear()?;
+        if let Err(error) = entrance::disarm(&self.machine.host()) {
+            tracing::warn!(%error, "the room that was kept for the way back could not be given back");
+        }
         if let Err(error) = Origin::forget(&self.machine) {
             tracing::warn!(%error, "this root still says where the place is, which may be moved from now on");
         }
         self.after(record, Moment::Committed);
         self.after(record, Moment::Undrain);
         self.note(step::SETTLE, What::Done, None)
+    }
+
+    /// Keeps room for the way back: the new OS may fill its disk while it is tried.
+    pub(crate) fn keep_room_for_the_way_back(&self) {
+        if let Err(error) = self.entrance(None).and_then(|entrance| entrance.keep_room()) {
+            tracing::warn!(error = %chain(&error), "no room is kept for the way back: it cannot begin on a full disk");
+        }
     }
 
     pub(crate) fn call_back(&self, record: &Record, why: &str) -> Result<()> {
@@ -96,6 +106,10 @@ impl Node {
     fn leave(&self, record: &Record) -> Result<()> {
         // What the imager said of the flash must not be taken for what it will say of the undo.
         self.place.forget_ending()?;
+        // Gives back the room that was kept for it.
+        if let Err(error) = entrance::disarm(&self.machine.host()) {
+            tracing::warn!(%error, "the room that was kept for the way back could not be given back");
+        }
         let mut entrance = self.entrance(None)?;
         let environment = environment::recall(&self.place.environment())?;
         let operators = Operators::collect(&self.config.imager, Path::new("/"));

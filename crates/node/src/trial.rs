@@ -93,6 +93,7 @@ impl Node {
             _ => return Ok(Came::Nothing),
         }
         self.hold()?;
+        self.keep_room_for_the_way_back();
         if !self.machine.host().is_systemd() {
             return Ok(Came::Held);
         }
@@ -239,6 +240,7 @@ impl Node {
             drop(held);
             self.judge_datastore(record, end)
         } else {
+            self.keep_room_for_the_way_back();
             self.note(step::TRIAL, What::Begun, None)?;
             // The gate may have held the datastore, and not have come to judge: the place was not there yet.
             let is_held = self.is_held();

@@ -33,11 +33,10 @@ use crate::{bounded, caches, enter, environment, failures, identity, old_logs};
 
 /// How long the old logs may be copied, while the datastore is at rest.
 const LOGS_WITHIN: Duration = Duration::from_mins(2);
-/// How long what was written since may be staged, while the datastore is at rest. It is what was written within the minutes since the
-/// first refresh, in most cases some MiB, which takes seconds; a store that gives 1 MiB a second still has 600 MiB in time.
+/// How long what was written since may be staged, while the datastore is at rest. It is what was written within the minutes
+/// since the first refresh; a store that gives only 1 MiB a second still gives 600 MiB in that time.
 const REFRESH_WITHIN: Duration = Duration::from_mins(10);
-/// How long it may be looked for what is cached, while traffic is gone: a map of 100 GiB takes a second, directories that are cold
-/// some more.
+/// How long it may be looked for what is cached, while traffic is gone. Directories that are cold take longest.
 const WARMTH_WITHIN: Duration = Duration::from_mins(2);
 /// How often the init is asked to restart the machine: it may not answer at once where much is going on.
 const RESTART_TRIES: u32 = 3;
@@ -199,8 +198,9 @@ impl Node {
             .probed(|_| false)
             .reverted(disarm),
             Step::new(step::DRAIN, move |under: &mut Under, end| {
-                let cannot =
-                    |error| Failure::last(format!("catching signals, which would leave the node drained: {error}"));
+                let cannot = |error: io::Error| {
+                    Failure::last(format!("catching signals, which would leave the node drained: {error}"))
+                };
                 catch(asked.clone()).map_err(cannot)?;
                 under.run_hooks(Moment::Drain, end, &asked)
             })
