@@ -14,6 +14,8 @@ pub(crate) fn start() {
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
+        // It would say so on standard error, and panic where that is gone.
+        .log_internal_errors(false)
         .compact()
         .init();
 }

@@ -8,6 +8,7 @@ mod exit;
 mod log;
 mod output;
 mod progress;
+mod signals;
 mod signing;
 mod watcher;
 mod when;

@@ -5,17 +5,18 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use imager::worker::chain;
 use warmth::{Dumped, Ended, Loaded};
 
 use crate::node::Node;
 
-/// Dumps what is cached of the data. Gives what is to be said of it; nothing, where nobody wants it.
-pub(crate) fn keep(node: &Node) -> Option<String> {
+/// Dumps what is cached of the data, as far as that is seen by `end`. Gives what is to be said of it; nothing, where nobody
+/// wants it.
+pub(crate) fn keep(node: &Node, end: Instant) -> Option<String> {
     let directories = directories(node)?;
-    let kept = warmth::keep(&directories, node.place.directory(), &node.place.cache_map());
+    let kept = warmth::keep(&directories, node.place.directory(), &node.place.cache_map(), end);
     Some(match kept {
         Ok(dumped) => {
             let left_out = left_out(&dumped);
@@ -32,6 +33,9 @@ pub(crate) fn keep(node: &Node) -> Option<String> {
 /// What the map does not name, whatever of it is cached; nothing, if that is nothing.
 fn left_out(dumped: &Dumped) -> String {
     let mut text = String::new();
+    if dumped.is_cut_off {
+        text.push_str("; not all was looked at in time");
+    }
     let of = [
         (&dumped.other_mounts, "filesystems that are mounted there are not (name them in warmth.directories)"),
         (&dumped.unreadable, "files or directories could not be looked at"),
@@ -105,6 +109,22 @@ mod tests {
         Node::new(Config::parse_text(text).unwrap())
     }
 
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_mins(1)
+    }
+
+    /// A node without traffic waited for as long as its directories took.
+    #[test]
+    fn what_was_not_looked_at_in_time_is_said_and_stops_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = node(&format!("place = {:?}\ndata = [{:?}]", folder.path(), folder.path()));
+        assert_eq!(
+            keep(&node, Instant::now()).unwrap(),
+            "0 MiB of 0 files are cached, and kept in mind; not all was looked at in time"
+        );
+        assert_eq!(Loading::begin(&node).finish(), None, "the map is there, and empty");
+    }
+
     #[test]
     fn what_was_cached_is_loaded_again_without_what_the_upgrade_needs_itself() {
         let folder = tempfile::tempdir().unwrap();
@@ -113,7 +133,7 @@ mod tests {
         fs::write(place.join("undo.log"), vec![1; 1 << 20]).unwrap();
         fs::write(folder.path().join("table"), vec![1; 3 << 20]).unwrap();
         let node = node(&format!("place = {place:?}\ndata = [{:?}]", folder.path()));
-        assert_eq!(keep(&node).unwrap(), "3 MiB of 1 files are cached, and kept in mind");
+        assert_eq!(keep(&node, soon()).unwrap(), "3 MiB of 1 files are cached, and kept in mind");
         let said = Loading::begin(&node).finish().unwrap();
         assert!(said.starts_with("caches: 3 of 3 MiB are warm after "), "{said}");
     }
@@ -122,8 +142,8 @@ mod tests {
     fn where_nobody_wants_it_or_nothing_was_kept_nothing_is_said() {
         let folder = tempfile::tempdir().unwrap();
         let place = format!("place = {:?}\n", folder.path());
-        assert_eq!(keep(&node(&place)), None, "there is no data");
-        assert_eq!(keep(&node(&format!("{place}data = ['/']\nwarmth = {{ deadline-seconds = 0 }}"))), None);
+        assert_eq!(keep(&node(&place), soon()), None, "there is no data");
+        assert_eq!(keep(&node(&format!("{place}data = ['/']\nwarmth = {{ deadline-seconds = 0 }}")), soon()), None);
         assert_eq!(Loading::begin(&node(&place)).finish(), None, "there is no map");
     }
 
@@ -136,7 +156,7 @@ mod tests {
         fs::create_dir_all(&mounted).unwrap();
         let _mount = sys::testing::Mount::new(Path::new("none"), &mounted, "ramfs").unwrap();
         let node = node(&format!("place = {place:?}\ndata = [{:?}]", folder.path().join("data")));
-        let said = keep(&node).expect("though nothing is cached");
+        let said = keep(&node, soon()).expect("though nothing is cached");
         assert!(said.starts_with("0 MiB of 0 files") && said.contains("1 filesystems that are mounted"), "{said}");
         assert!(said.contains(&mounted.canonicalize().unwrap().display().to_string()), "{said}");
     }
@@ -153,7 +173,7 @@ mod tests {
     fn what_cannot_be_done_is_said_and_stops_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let place = format!("place = {:?}\n", folder.path());
-        let said = keep(&node(&format!("{place}data = ['/no such directory']"))).unwrap();
+        let said = keep(&node(&format!("{place}data = ['/no such directory']")), soon()).unwrap();
         assert!(said.contains("could not be dumped") && said.contains("/no such directory"), "{said}");
         fs::write(folder.path().join("cache.map"), "no map").unwrap();
         let said = Loading::begin(&node(&place)).finish().unwrap();

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use steps::Stop;
+
 /// What of a program's output is kept, bytes.
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
 /// How long what was said at last may take to be heard.
@@ -19,12 +21,17 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(crate) struct Ended {
     /// What it said on standard output and error, as far as that is kept; trimmed.
     pub(crate) said: String,
-    /// Its end; none, if its time was over and it was killed.
+    /// Its end; none, if its time was over or somebody asked to stop, and it was killed.
     pub(crate) status: Option<ExitStatus>,
 }
 
 /// Runs a program until `end` at most, with `input` on its standard input.
 pub(crate) fn run(command: &mut Command, input: Vec<u8>, end: Instant) -> io::Result<Ended> {
+    run_unless(command, input, end, &Stop::default())
+}
+
+/// The same, and no longer than until somebody asks to stop.
+pub(crate) fn run_unless(command: &mut Command, input: Vec<u8>, end: Instant, stop: &Stop) -> io::Result<Ended> {
     let (reader, writer) = io::pipe()?;
     command.stdin(Stdio::piped()).stdout(writer.try_clone()?).stderr(writer).process_group(0);
     let spawned = command.spawn();
@@ -39,7 +46,7 @@ pub(crate) fn run(command: &mut Command, input: Vec<u8>, end: Instant) -> io::Re
     let said = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&said);
     let listener = thread::spawn(move || listen(reader, &heard));
-    let status = wait(&mut child, end);
+    let status = wait(&mut child, end, stop);
     // Whatever it left running holds the pipe open, and would hold us.
     if status.is_none() || !listener.is_finished() {
         end_group(&child);
@@ -64,11 +71,11 @@ fn listen(mut reader: impl Read, said: &Mutex<Vec<u8>>) {
     }
 }
 
-fn wait(child: &mut Child, end: Instant) -> Option<ExitStatus> {
+fn wait(child: &mut Child, end: Instant, stop: &Stop) -> Option<ExitStatus> {
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return Some(status),
-            Ok(None) if Instant::now() < end => thread::sleep(PAUSE),
+            Ok(None) if Instant::now() < end && stop.asked().is_none() => thread::sleep(PAUSE),
             _ => return None,
         }
     }

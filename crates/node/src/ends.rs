@@ -18,7 +18,7 @@ use crate::identity::Bundle;
 use crate::node::Node;
 use crate::origin::Origin;
 use crate::record::Record;
-use crate::state::{State, step};
+use crate::state::{self, State, step};
 use crate::{enter, entrance, environment, failures, units};
 
 impl Node {
@@ -68,12 +68,22 @@ impl Node {
             tracing::warn!(%error, "that this image has failed before could not be forgotten");
         }
         self.place.clear()?;
+        if let Err(error) = entrance::disarm(&self.machine.host()) {
+            tracing::warn!(%error, "the room that was kept for the way back could not be given back");
+        }
         if let Err(error) = Origin::forget(&self.machine) {
             tracing::warn!(%error, "this root still says where the place is, which may be moved from now on");
         }
         self.after(record, Moment::Committed);
         self.after(record, Moment::Undrain);
         self.note(step::SETTLE, What::Done, None)
+    }
+
+    /// Keeps room for the way back: the new OS may fill its disk while it is tried.
+    pub(crate) fn keep_room_for_the_way_back(&self) {
+        if let Err(error) = self.entrance(None).and_then(|entrance| entrance.keep_room()) {
+            tracing::warn!(error = %chain(&error), "no room is kept for the way back: it cannot begin on a full disk");
+        }
     }
 
     pub(crate) fn call_back(&self, record: &Record, why: &str) -> Result<()> {
@@ -96,6 +106,10 @@ impl Node {
     fn leave(&self, record: &Record) -> Result<()> {
         // What the imager said of the flash must not be taken for what it will say of the undo.
         self.place.forget_ending()?;
+        // Gives back the room that was kept for it.
+        if let Err(error) = entrance::disarm(&self.machine.host()) {
+            tracing::warn!(%error, "the room that was kept for the way back could not be given back");
+        }
         let mut entrance = self.entrance(None)?;
         let environment = environment::recall(&self.place.environment())?;
         let operators = Operators::collect(&self.config.imager, Path::new("/"));
@@ -110,25 +124,26 @@ impl Node {
 
     /// When this upgrade took the node out of traffic, if nobody has taken it back since.
     pub(crate) fn drained(&self) -> Result<Option<Timestamp>> {
-        let mut drained = None;
-        for entry in self.journal()?.entries() {
-            match (entry.step.as_str(), entry.what) {
-                (step::DRAIN, What::Begun | What::Done) => drained = Some(entry.time),
-                (step::DRAIN, What::Reverted) | (step::UNDRAIN, _) => drained = None,
-                _ => {}
-            }
-        }
-        Ok(drained)
+        Ok(state::drained(self.journal()?.entries()))
     }
 
-    /// Takes the node back into traffic where an upgrade drained it and the machine restarted before the imager was armed:
-    /// whoever ran the upgrade is gone.
-    pub(crate) fn return_to_traffic(&self, record: &Record) -> Result<()> {
+    /// Whether the machine has started since. Not, where it does not tell for how long it is up.
+    pub(crate) fn is_before_this_boot(&self, time: Timestamp) -> bool {
         let booted = self.machine.uptime().map(|uptime| wall_clock() - uptime);
-        let is_before = |time: Timestamp| booted.is_some_and(|booted| (time.as_millisecond() as f64) < booted * 1e3);
-        if self.drained()?.is_some_and(is_before) {
-            self.after(record, Moment::Undrain);
+        booted.is_some_and(|booted| (time.as_millisecond() as f64) < booted * 1e3)
+    }
+
+    /// Takes the node back into traffic where an upgrade drained it and the machine restarted before the imager was armed,
+    /// or before what had failed was taken back: whoever ran the upgrade is gone.
+    pub(crate) fn return_to_traffic(&self, record: &Record) -> Result<()> {
+        if !self.drained()?.is_some_and(|time| self.is_before_this_boot(time)) {
+            return Ok(());
         }
+        // What an upgrade that failed could not take back any more.
+        if let Err(error) = entrance::disarm(&self.machine.host()) {
+            tracing::warn!(%error, "what led into the imager could not be taken away");
+        }
+        self.after(record, Moment::Undrain);
         Ok(())
     }
 
@@ -152,11 +167,12 @@ impl Node {
     pub(crate) fn after(&self, record: &Record, moment: Moment) {
         let told = Told { moment, upgrade: Some(&record.id), image: &record.image };
         let (what, text) = match hooks::run(&self.config.hooks, &told, Instant::now() + hooks::LIMIT) {
-            Ok(said) if said.is_empty() => return,
-            Ok(said) => (What::Done, said),
-            Err(failure) => (What::Failed, failure.why),
+            // Back in traffic also where nobody had to do anything for it.
+            Ok(said) if said.is_empty() && moment != Moment::Undrain => return,
+            Ok(said) => (What::Done, Some(said).filter(|said| !said.is_empty())),
+            Err(failure) => (What::Failed, Some(failure.why)),
         };
-        if let Err(error) = self.note(moment.directory().trim_end_matches(".d"), what, Some(text)) {
+        if let Err(error) = self.note(moment.directory().trim_end_matches(".d"), what, text) {
             tracing::warn!(%error, "a hook's answer could not be noted");
         }
     }

@@ -51,6 +51,8 @@ pub struct Entrance {
     late: Modules,
     ways: Vec<Way>,
     chosen: Result<Kind, String>,
+    /// What the imager is made of, bytes.
+    size: u64,
     archive: Option<File>,
 }
 
@@ -78,7 +80,7 @@ impl Entrance {
         let size = parts.for_kernel()?.size()?;
         let ways = ways::choose(&ways::Facts::read(&host, &modules, size, working_bytes)?);
         let chosen = choose(&ways, wanted).and_then(|kind| knows(&modules, root).map(|()| kind));
-        Ok(Self { host, modules, late, ways, chosen, archive: None })
+        Ok(Self { host, modules, late, ways, chosen, size, archive: None })
     }
 
     /// The way that is gone, and what is to be said of the others; or why none can be.
@@ -123,6 +125,14 @@ impl Entrance {
                 self.contents(given)?.write_archive(&memory, self.compression()?)?;
                 self.archive = Some(memory);
             }
+        }
+        Ok(())
+    }
+
+    /// Keeps the room that [`Entrance::build`] will need on the root disk, which others may fill until then.
+    pub fn keep_room(&self) -> Result<()> {
+        if self.kind()? == Kind::GrubEntry {
+            self.grub()?.keep_room(&self.kernel()?, self.size)?;
         }
         Ok(())
     }
@@ -350,6 +360,7 @@ mod tests {
             late: Modules::default(),
             ways,
             chosen,
+            size: 0,
             archive: None,
         };
         let seen = entrance.seen().unwrap();

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use steps::Failure;
+use steps::{Failure, Stop};
 
 use crate::commands::{self, Ended};
 
@@ -72,10 +72,15 @@ pub struct Told<'a> {
 /// Runs all hooks of a moment, by name, one after the other, until one says no (ends with another code than 0) or time is
 /// over. One that ends with code 75 is asked again. Gives what they said.
 pub fn run(hooks: &Path, told: &Told<'_>, end: Instant) -> Result<String, Failure> {
+    run_unless(hooks, told, end, &Stop::default())
+}
+
+/// The same, and fails as soon as somebody asks to stop: what runs then is ended, with all it started.
+pub(crate) fn run_unless(hooks: &Path, told: &Told<'_>, end: Instant, stop: &Stop) -> Result<String, Failure> {
     let mut said = String::new();
     for hook in of(hooks, told.moment)? {
         let name = hook.display();
-        let (output, code) = one(&hook, told, end)?;
+        let (output, code) = one(&hook, told, end, stop)?;
         // Writing to a string cannot fail.
         let _ = writeln!(said, "{name}: {output}");
         if code != Some(0) {
@@ -104,13 +109,16 @@ pub(crate) fn of(hooks: &Path, moment: Moment) -> Result<Vec<PathBuf>, Failure> 
 }
 
 /// Runs one hook, again for as long as it says that it may pass; gives what it said at last, and its exit code.
-fn one(hook: &Path, told: &Told<'_>, end: Instant) -> Result<(String, Option<i32>), Failure> {
+fn one(hook: &Path, told: &Told<'_>, end: Instant, stop: &Stop) -> Result<(String, Option<i32>), Failure> {
     let name = hook.display();
     let document = serde_json::to_vec(told).expect("only string keys");
     loop {
-        let ended = commands::run(&mut Command::new(hook), document.clone(), end);
+        let ended = commands::run_unless(&mut Command::new(hook), document.clone(), end, stop);
         let Ended { said, status } =
             ended.map_err(|error| Failure::last(format!("running the hook {name}: {error}")))?;
+        if let Some(why) = stop.asked() {
+            return Err(Failure::last(format!("{why} while the hook {name} ran: {said}")));
+        }
         match status.map(|status| status.code()) {
             Some(Some(MAY_PASS)) if Instant::now() + PAUSE < end => {
                 tracing::info!(hook = %name, %said, "it is not time yet, and is asked again");
@@ -207,6 +215,31 @@ pub(crate) mod tests {
         let failure = drain(folder.path(), Duration::from_millis(300)).unwrap_err();
         assert!(failure.why.contains("did not end in time: begun"), "{failure}");
         assert!(begin.elapsed() < Duration::from_secs(20));
+    }
+
+    /// The process died by the signal, and its hook went on to take the node out of traffic.
+    #[test]
+    fn a_hook_is_ended_with_all_it_started_when_somebody_asks_to_stop() {
+        let folder = tempfile::tempdir().unwrap();
+        let (begun, went_on) = (folder.path().join("begun"), folder.path().join("went-on"));
+        hook(folder.path(), "10-hangs", &format!("touch {}; sleep 3; touch {}", begun.display(), went_on.display()));
+        let stop = Stop::default();
+        let asked = stop.clone();
+        let asking = thread::spawn(move || {
+            while !begun.exists() {
+                thread::sleep(Duration::from_millis(20));
+            }
+            asked.ask("SIGINT came");
+        });
+        let told = Told { moment: Moment::Drain, upgrade: Some("7"), image: "debian@2" };
+        let failure = run_unless(folder.path(), &told, Instant::now() + LIMIT, &stop).unwrap_err();
+        assert!(
+            failure.why.starts_with("SIGINT came while the hook ") && failure.why.contains("10-hangs"),
+            "{failure}"
+        );
+        asking.join().unwrap();
+        thread::sleep(Duration::from_secs(4));
+        assert!(!went_on.exists());
     }
 
     #[test]

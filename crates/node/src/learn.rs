@@ -29,8 +29,11 @@ impl Node {
         let Some((record, state)) = status.upgrade.zip(status.state) else { return Ok(None) };
         let state = match state {
             State::Entering | State::RollingBack => self.learn(&record, state)?,
-            // Armed, and restarted by somebody else or by a power cut before the order was noted.
-            State::Prepared if self.ending_of(&record)?.is_some() => self.learn(&record, State::Entering)?,
+            // Armed, and restarted by somebody else or by a power cut before the order was noted, or before an upgrade that
+            // failed had taken back what leads into the imager.
+            State::Prepared | State::Failed if self.has_more_to_say(&record)? => {
+                self.learn(&record, State::Entering)?
+            }
             state => state,
         };
         // Asked of the state, and not only while learning: the power may go between two lines of the journal.
@@ -47,6 +50,13 @@ impl Node {
             held => held?,
         };
         Ok(self.learned()?.map(|(record, state)| (held, record, state)))
+    }
+
+    /// Whether an imager that nobody has sent on its way was there, and the journal does not have it.
+    pub(crate) fn has_more_to_say(&self, record: &Record) -> Result<bool> {
+        let journal = self.journal()?;
+        let is_learned = journal.last(step::FLASH).or_else(|| journal.last(step::UNDO)).is_some();
+        Ok(!is_learned && (self.ending_of(record)?.is_some() || Origin::is_of(&self.machine, record)))
     }
 
     /// What the imager says that it has done.
@@ -276,18 +286,93 @@ mod tests {
         assert_eq!(node.status().unwrap().state, Some(State::Prepared));
     }
 
+    /// The failure is noted before anything is taken back, and nobody looked for traffic in what has failed.
+    #[test]
+    fn a_node_that_loses_its_power_while_a_failed_upgrade_is_taken_back_comes_back_into_traffic_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = [(step::PREPARE, What::Done), (step::DRAIN, What::Done), (step::QUIESCE, What::Failed)];
+        let node = node(folder.path(), &before, &ending(Task::Flash, true));
+        fs::remove_file(node.place.ending()).unwrap();
+        let told = hooks::tests::put_hooks(&node.config.hooks, &[Moment::Undrain]);
+        let entry = put_entry(folder.path());
+        thread::sleep(Duration::from_millis(20));
+        fs::create_dir_all(node.machine.path("/proc")).unwrap();
+        fs::write(node.machine.path("/proc/uptime"), "0.001 0").unwrap();
+        for _ in 0..2 {
+            node.trial().unwrap();
+            assert_eq!(told(), "undrain\n");
+        }
+        assert_eq!(node.status().unwrap().state, Some(State::Failed));
+        assert!(!entry.exists(), "the job is not left behind");
+    }
+
+    /// The new OS was there untried, and the next upgrade cleared its way back.
+    #[test]
+    fn a_node_that_was_flashed_after_its_upgrade_had_failed_is_tried_all_the_same() {
+        for has_word in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let before = [(step::PREPARE, What::Done), (step::ARM, What::Done), (step::ENTER, What::Failed)];
+            let node = node(folder.path(), &before, &ending(Task::Flash, true));
+            if !has_word {
+                fs::remove_file(node.place.ending()).unwrap();
+                assert_eq!(node.learned().unwrap().unwrap().1, State::Failed, "the imager was not there");
+                crate::origin::tests::put_origin(folder.path());
+            }
+            let refusal = node.check_last(&node.status().unwrap()).unwrap_err().to_string();
+            assert!(refusal.contains("node trial"), "{refusal}");
+            assert_eq!(node.learned().unwrap().unwrap().1, State::OnTrial);
+            node.check_last(&node.status().unwrap()).unwrap();
+            node.note(step::UNDO, What::Done, None).unwrap();
+            assert_eq!(node.learned().unwrap().unwrap().1, State::RolledBack, "it is learned once");
+        }
+    }
+
     #[test]
     fn an_upgrade_that_is_given_up_takes_the_node_back_into_traffic() {
         let folder = tempfile::tempdir().unwrap();
         let node = node(folder.path(), &[(step::PREPARE, What::Done)], &ending(Task::Flash, true));
         let told = hooks::tests::put_hooks(&node.config.hooks, &[Moment::Undrain]);
         put_entry(folder.path());
+        assert!(node.abort().unwrap_err().to_string().contains("node trial"), "an imager was there");
+        fs::remove_file(node.place.ending()).unwrap();
         node.abort().unwrap();
         assert_eq!(told(), "", "it was not drained");
         node.note(step::PREPARE, What::Done, None).unwrap();
         node.note(step::DRAIN, What::Begun, None).unwrap();
         node.abort().unwrap();
         assert_eq!((told().as_str(), node.status().unwrap().state), ("undrain\n", Some(State::Failed)));
+    }
+
+    /// The upgrade refused and advised to abort it, and that refused too.
+    #[test]
+    fn an_upgrade_that_died_at_its_restart_or_whose_restart_was_called_off_can_be_aborted_in_the_same_boot() {
+        let boot = |node: &Node, id: &str, uptime: &str| {
+            fs::create_dir_all(node.machine.path("/proc/sys/kernel/random")).unwrap();
+            fs::write(node.machine.path("/proc/sys/kernel/random/boot_id"), id).unwrap();
+            fs::write(node.machine.path("/proc/uptime"), uptime).unwrap();
+        };
+        let before = [(step::PREPARE, What::Done), (step::DRAIN, What::Done), (step::ENTER, What::Begun)];
+        for is_ordered in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let node = node(folder.path(), &before, &ending(Task::Flash, true));
+            let told = hooks::tests::put_hooks(&node.config.hooks, &[Moment::Undrain]);
+            let entry = put_entry(folder.path());
+            if is_ordered {
+                node.note(step::ENTER, What::Done, Some("this".into())).unwrap();
+            }
+            boot(&node, "this", "1000.0 0");
+            let refusal = node.abort().unwrap_err().to_string();
+            assert!(refusal.contains("has restarted"), "the imager has left its word: {refusal}");
+            fs::remove_file(node.place.ending()).unwrap();
+            thread::sleep(Duration::from_millis(20));
+            boot(&node, "another", "0.001 0");
+            assert!(node.abort().unwrap_err().to_string().contains("has restarted"));
+            assert!(entry.exists() && told().is_empty());
+            boot(&node, "this", "1000.0 0");
+            node.abort().unwrap();
+            assert_eq!((told().as_str(), node.status().unwrap().state), ("undrain\n", Some(State::Failed)));
+            assert!(!entry.exists(), "the next restart leads nowhere else");
+        }
     }
 
     #[test]

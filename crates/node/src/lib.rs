@@ -10,6 +10,7 @@
 //! behind the image. There the journal says where an upgrade stands, whichever OS reads it.
 
 pub mod access;
+mod bounded;
 mod caches;
 mod commands;
 pub mod config;

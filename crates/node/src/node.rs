@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use steps::{Entry, FileJournal, Journal, What};
 
 use crate::config::Config;
@@ -10,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::place::{Held, Place};
 use crate::record::Record;
-use crate::state::State;
+use crate::state::{self, State};
 
 /// How long one who wants to decide waits for one who is deciding: what takes longer is not waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
@@ -33,8 +34,27 @@ pub struct Status {
     pub upgrade: Option<Record>,
     /// Its state.
     pub state: Option<State>,
+    /// Since when this upgrade has the node out of traffic; none, where it has not, or it was taken back.
+    pub drained: Option<Timestamp>,
     /// What happened, the oldest first.
     pub journal: Vec<Entry>,
+}
+
+impl Status {
+    /// Where it stands, in words; nothing, if there never was an upgrade.
+    pub fn said(&self) -> Option<String> {
+        let state = self.state?;
+        let is_old_os = matches!(state, State::Begun | State::Prepared | State::Failed);
+        Some(match self.drained.filter(|_| is_old_os) {
+            Some(since) => format!(
+                "{state}; out of traffic since {}: an upgrade is at work, or it has died and `keepstate node abort` takes the \
+                 node back",
+                since.strftime("%H:%M:%S")
+            ),
+            None if state == State::Prepared => format!("{state}; the node serves"),
+            None => state.to_string(),
+        })
+    }
 }
 
 impl Node {
@@ -56,7 +76,8 @@ impl Node {
         let journal =
             FileJournal::read(&path).map_err(|source| Error::File { doing: "reading the journal", path, source })?;
         let state = upgrade.is_some().then(|| State::of(&journal));
-        Ok(Status { upgrade, state, journal })
+        let drained = upgrade.as_ref().and_then(|_| state::drained(&journal));
+        Ok(Status { upgrade, state, drained, journal })
     }
 
     /// The upgrade that is under way, in one of these states; nobody else decides about it for as long as it is held.
@@ -96,5 +117,34 @@ impl Node {
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::step;
+
+    /// It said that the node serves, its datastore stopped.
+    #[test]
+    fn a_status_says_that_a_node_is_out_of_traffic_until_somebody_has_taken_it_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!("place = {:?}", folder.path());
+        let node = Node { machine: Machine::below(folder.path()), ..Node::new(Config::parse_text(&text).unwrap()) };
+        let said = || node.status().unwrap().said();
+        assert_eq!(said(), None);
+        Record::example("7", &[]).write(&node.place.record()).unwrap();
+        node.note(step::PREPARE, What::Done, None).unwrap();
+        assert_eq!(said().unwrap(), "prepared; the node serves");
+        node.note(step::DRAIN, What::Begun, None).unwrap();
+        let drained = said().unwrap();
+        assert!(drained.starts_with("prepared; out of traffic since ") && drained.contains("node abort"), "{drained}");
+        node.note(step::QUIESCE, What::Failed, None).unwrap();
+        assert!(said().unwrap().starts_with("failed; the old OS is as it was; out of traffic since "));
+        node.note(step::DRAIN, What::Reverted, None).unwrap();
+        assert_eq!(said().unwrap(), "failed; the old OS is as it was");
+        node.note(step::DRAIN, What::Done, None).unwrap();
+        node.note(step::FLASH, What::Done, None).unwrap();
+        assert_eq!(said().unwrap(), "on trial", "it is not thought to serve");
     }
 }

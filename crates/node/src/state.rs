@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use jiff::Timestamp;
 use serde::Serialize;
 use steps::{Entry, What};
 
@@ -57,7 +58,7 @@ pub mod step {
 pub enum State {
     /// Begun, and not prepared yet.
     Begun,
-    /// Prepared; the node serves.
+    /// Prepared; the node serves, unless it is drained.
     Prepared,
     /// On its way into the imager, or in it.
     Entering,
@@ -120,11 +121,24 @@ impl State {
     }
 }
 
+/// When these entries took the node out of traffic, if nobody has taken it back since.
+pub fn drained(entries: &[Entry]) -> Option<Timestamp> {
+    let mut drained = None;
+    for entry in entries {
+        match (entry.step.as_str(), entry.what) {
+            (step::DRAIN, What::Begun | What::Done) => drained = Some(entry.time),
+            (step::DRAIN, What::Reverted) | (step::UNDRAIN, _) => drained = None,
+            _ => {}
+        }
+    }
+    drained
+}
+
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Begun => "begun",
-            Self::Prepared => "prepared; the node serves",
+            Self::Prepared => "prepared",
             Self::Entering => "entering the imager",
             Self::OnTrial => "on trial",
             Self::Passed => "passed its trial; `keepstate node commit` keeps it",
@@ -142,8 +156,6 @@ impl fmt::Display for State {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
 
     fn state(entries: &[(&str, What)]) -> State {

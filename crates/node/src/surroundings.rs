@@ -64,6 +64,13 @@ impl Surroundings {
         })
     }
 
+    /// Expects no address any more that is not among `now`. Gives those.
+    pub fn expect_only(&mut self, now: &[IpAddr]) -> Vec<IpAddr> {
+        let (there, gone) = self.addresses.iter().partition(|address| now.contains(address));
+        self.addresses = there;
+        gone
+    }
+
     /// What `now` lacks of it.
     pub fn missing(&self, now: &Self, aspects: &[Aspect]) -> Vec<String> {
         let mut missing = Vec::new();
@@ -172,6 +179,18 @@ mod tests {
             assert!(missing.contains(says), "{missing}");
         }
         assert_eq!(before().missing(&nothing, &[Aspect::Mounts]).len(), 1, "only what is asked for");
+    }
+
+    /// An address that keepalived had moved to the standby was waited for, and every upgrade was rolled back.
+    #[test]
+    fn an_address_that_the_drain_has_moved_elsewhere_is_not_expected_back() {
+        let of = |text: &str| text.parse::<IpAddr>().unwrap();
+        let mut before = before();
+        before.addresses.push(of("10.0.2.100"));
+        let now = [of("10.0.2.15"), of("192.0.2.1")];
+        assert_eq!(before.expect_only(&now), [of("10.0.2.100")]);
+        assert_eq!(before.addresses, [of("10.0.2.15")], "and what came is none that was there while it served");
+        assert_eq!(before.expect_only(&now), <[IpAddr; 0]>::default());
     }
 
     #[test]

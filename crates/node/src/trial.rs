@@ -93,6 +93,7 @@ impl Node {
             _ => return Ok(Came::Nothing),
         }
         self.hold()?;
+        self.keep_room_for_the_way_back();
         if !self.machine.host().is_systemd() {
             return Ok(Came::Held);
         }
@@ -146,7 +147,7 @@ impl Node {
             }
             State::Asked => Ok(Came::Asked),
             State::RolledBack | State::Failed if self.come_back(&record)? => Ok(Came::OldOs),
-            State::Begun | State::Prepared => self.return_to_traffic(&record).map(|()| Came::Nothing),
+            State::Begun | State::Prepared | State::Failed => self.return_to_traffic(&record).map(|()| Came::Nothing),
             _ => Ok(Came::Nothing),
         }
     }
@@ -239,6 +240,7 @@ impl Node {
             drop(held);
             self.judge_datastore(record, end)
         } else {
+            self.keep_room_for_the_way_back();
             self.note(step::TRIAL, What::Begun, None)?;
             // The gate may have held the datastore, and not have come to judge: the place was not there yet.
             let is_held = self.is_held();
@@ -329,24 +331,33 @@ impl Node {
         self.note(step::OUTAGE, What::Noted, Some(outage.to_string()))
     }
 
+    fn bring_up(&self, end: Instant) -> Result<(), Failure> {
+        for unit in &self.config.trial.units {
+            units::bring_up(&self.machine, unit, end)?;
+        }
+        self.config.trial.ports.iter().try_for_each(|port| wait_for_port(*port, end))
+    }
+
     /// The second phase: the datastore, with its caches warm.
     fn judge_datastore(&self, record: &Record, end: Instant) -> Result<String, Failure> {
         let loading = Loading::begin(self);
-        for unit in &self.config.trial.units {
-            units::start(&self.machine, unit, end)?;
-        }
-        for port in &self.config.trial.ports {
-            wait_for_port(*port, end)?;
-        }
-        let (units, ports) = (self.config.trial.units.len(), self.config.trial.ports.len());
+        self.bring_up(end)?;
         let warm = loading.finish();
         let told = Told { moment: Moment::Trial, upgrade: Some(&record.id), image: &record.image };
-        let said = hooks::run(&self.config.hooks, &told, end)?;
-        // A datastore may start, and end.
-        let ended = units::inactive(&self.machine, &self.config.trial.units)?;
-        if !ended.is_empty() {
-            return Err(Failure::last(ended.join("; ")));
-        }
+        let said = loop {
+            let said = hooks::run(&self.config.hooks, &told, end)?;
+            // A datastore may start, and end; and may be on its way up again.
+            let ended = units::inactive(&self.machine, &self.config.trial.units)?;
+            if ended.is_empty() {
+                break said;
+            }
+            if Instant::now() + units::AGAIN_AFTER >= end {
+                return Err(Failure::last(ended.join("; ")));
+            }
+            thread::sleep(units::AGAIN_AFTER);
+            self.bring_up(end)?;
+        };
+        let (units, ports) = (self.config.trial.units.len(), self.config.trial.ports.len());
         let lines = [Some(format!("{units} units are up, {ports} ports answer")), warm, Some(said)];
         Ok(lines.into_iter().flatten().filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n"))
     }

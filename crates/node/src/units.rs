@@ -27,6 +27,11 @@ const FOLDERS: [&str; 5] = [
     "/lib/systemd/system",
 ];
 
+/// Before a unit is started again whose start failed. By default systemd refuses what was started five times within ten seconds.
+pub(crate) const AGAIN_AFTER: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 3000 });
+/// What `systemctl` and init scripts end with where there is nothing to start (`systemctl(1)`; LSB 5.0, section 22.2).
+const NOT_INSTALLED: i32 = 5;
+
 /// How long an init script may take to say whether its service runs.
 const SAID_WITHIN: Duration = Duration::from_secs(10);
 
@@ -36,6 +41,23 @@ pub(crate) fn start(machine: &Machine, unit: &str, end: Instant) -> Result<(), F
         return run(Command::new("systemctl").args(["start", unit]), end);
     }
     run(Command::new("service").args([service(unit), "start"]), end)
+}
+
+/// Starts a unit, again for as long as that may still come to something: at boot it may wait for what comes a little later.
+pub(crate) fn bring_up(machine: &Machine, unit: &str, end: Instant) -> Result<(), Failure> {
+    until_up(|| start(machine, unit, end), end)
+}
+
+fn until_up(mut start: impl FnMut() -> Result<(), Failure>, end: Instant) -> Result<(), Failure> {
+    loop {
+        match start() {
+            Err(failure) if failure.again && Instant::now() + AGAIN_AFTER < end => {
+                tracing::info!(%failure, "it is started again");
+                thread::sleep(AGAIN_AFTER);
+            }
+            done => return done,
+        }
+    }
 }
 
 /// The init script that is a unit where no systemd is.
@@ -57,7 +79,9 @@ fn run(command: &mut Command, end: Instant) -> Result<(), Failure> {
     loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),
-            Ok(Some(status)) => return Err(Failure::last(format!("{words}: {status}"))),
+            Ok(Some(status)) => {
+                return Err(Failure { why: format!("{words}: {status}"), again: status.code() != Some(NOT_INSTALLED) });
+            }
             Ok(None) if Instant::now() < end => thread::sleep(PAUSE),
             Ok(None) => {
                 let _ = child.kill().and_then(|()| child.wait());
@@ -177,6 +201,29 @@ mod tests {
         for listener in listeners {
             wait_for_port(listener.local_addr().unwrap().port(), Instant::now()).unwrap();
         }
+    }
+
+    /// A datastore whose first start at boot failed, and which systemd would have restarted, failed the trial at once.
+    #[test]
+    fn a_unit_whose_first_start_fails_is_started_again_until_the_trial_ends() {
+        let end = Instant::now() + Duration::from_secs(60);
+        let mut starts = 0;
+        let fails_twice = || {
+            starts += 1;
+            run(Command::new("sh").args(["-c", &format!("test {starts} = 3")]), end)
+        };
+        until_up(fails_twice, end).unwrap();
+        assert_eq!(starts, 3);
+        let mut starts = 0;
+        let is_none = || {
+            starts += 1;
+            run(Command::new("sh").args(["-c", "exit 5"]), end)
+        };
+        assert!(until_up(is_none, end).unwrap_err().why.contains("exit status: 5"));
+        assert_eq!(starts, 1, "a unit that is not there does not come");
+        let soon = Instant::now() + Duration::from_millis(100);
+        let failure = until_up(|| run(&mut Command::new("false"), soon), soon).unwrap_err();
+        assert!(failure.why.starts_with("false: ") && Instant::now() < end, "{failure}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! From an image to the imager: preflight, prepare, drain, quiesce, arm, enter.
 
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flash::Watch;
@@ -11,13 +13,13 @@ use imager::job::{Entry, Task};
 use jiff::Timestamp;
 use model::manifest::Manifest;
 use model::report::FlashPlan;
-use steps::{Course, Failure, Step};
+use steps::{Course, Failure, Journal, Step, Stop, What};
 
 use crate::access::Operators;
 use crate::entrance::{self, Entrance};
 use crate::error::{Error, Result};
 use crate::hooks::{self, Moment, Told};
-use crate::node::{Node, PATIENCE};
+use crate::node::{Node, PATIENCE, Status};
 use crate::origin::Origin;
 use crate::outage::{self, Known, Prediction, Started};
 use crate::place::Held;
@@ -26,11 +28,16 @@ use crate::record::{FORMAT, Record};
 use crate::site::Site;
 use crate::staging::Staging;
 use crate::state::{State, step};
-use crate::surroundings::Surroundings;
-use crate::{caches, enter, environment, failures, identity, old_logs};
+use crate::surroundings::{self, Surroundings};
+use crate::{bounded, caches, enter, environment, failures, identity, old_logs};
 
 /// How long the old logs may be copied, while the datastore is at rest.
 const LOGS_WITHIN: Duration = Duration::from_mins(2);
+/// How long what was written since may be staged, while the datastore is at rest. It is what was written within the minutes
+/// since the first refresh; a store that gives only 1 MiB a second still gives 600 MiB in that time.
+const REFRESH_WITHIN: Duration = Duration::from_mins(10);
+/// How long it may be looked for what is cached, while traffic is gone. Directories that are cold take longest.
+const WARMTH_WITHIN: Duration = Duration::from_mins(2);
 /// How often the init is asked to restart the machine: it may not answer at once where much is going on.
 const RESTART_TRIES: u32 = 3;
 
@@ -46,13 +53,13 @@ pub struct Allow {
 /// What the steps of an upgrade share.
 struct Under {
     /// From preparing until this process ends.
-    _held: Held,
+    held: Arc<Held>,
     node: Node,
-    opened: Opened,
+    opened: Arc<Opened>,
     target: Target,
     record: Record,
     entrance: Entrance,
-    watch: Box<dyn Watch>,
+    watch: Arc<dyn Watch + Send>,
     /// What was found when it was prepared, if that was now: what will be written, and how long reading it again takes.
     found: Option<(FlashPlan, f64)>,
 }
@@ -77,10 +84,34 @@ impl Under {
         self.record.write(&self.node.place.record())
     }
 
+    /// An address that the drain has moved elsewhere is another node's by now: neither is the new OS asked for it, nor may the
+    /// imager take it. Gives what is to be said of that.
+    fn leave_what_moved(&mut self) -> Result<Option<String>> {
+        let now = surroundings::addresses().map_err(Error::Network)?;
+        let gone = self.record.surroundings.expect_only(&now);
+        if gone.is_empty() {
+            return Ok(None);
+        }
+        self.record.write(&self.node.place.record())?;
+        // A takeover takes its network along when it is armed.
+        if self.entrance.entry()? != Entry::Takeover {
+            let given = self.given()?;
+            self.entrance.build(&given)?;
+        }
+        let gone: Vec<_> = gone.iter().map(ToString::to_string).collect();
+        Ok(Some(format!("went with the traffic, and is not expected back by the upgrade: {}", gone.join(", "))))
+    }
+
     /// Once everything is at rest. Gives what is to be said of it, if anybody wants them.
     fn keep_logs(&self, end: Instant) -> Option<String> {
         let into = self.node.config.old_logs.as_ref()?;
         Some(old_logs::keep(into, &self.record.id, &self.target, end))
+    }
+
+    fn run_hooks(&self, moment: Moment, end: Instant, stop: &Stop) -> Result<Option<String>, Failure> {
+        let told = Told { moment, upgrade: Some(&self.record.id), image: &self.record.image };
+        let said = hooks::run_unless(&self.node.config.hooks, &told, end, stop)?;
+        Ok((!said.is_empty()).then_some(said))
     }
 
     fn given(&self) -> Result<enter::Given> {
@@ -102,15 +133,26 @@ impl Node {
         let facts = image.and_then(|image| image.facts.as_ref());
         let root = facts.and_then(|facts| facts.root_filesystem.as_deref());
         let loops = self.config.place == Site::Behind;
-        // Only a takeover takes along what is in memory.
-        let wanted = self.config.entry.or_else(|| self.place.is_staged_in_memory().then_some(Entry::Takeover));
-        Entrance::look(self.machine.host(), wanted, self.place.directory(), loops, root, preflight::IMAGER_BYTES)
+        Entrance::look(
+            self.machine.host(),
+            self.wanted_entry(image.is_some()),
+            self.place.directory(),
+            loops,
+            root,
+            preflight::IMAGER_BYTES,
+        )
+    }
+
+    /// The only way that may be gone, if there is one. Only a takeover takes along what is in memory; for an undo nothing is.
+    fn wanted_entry(&self, is_flash: bool) -> Option<Entry> {
+        let needs_memory = is_flash && self.place.is_staged_in_memory();
+        self.config.entry.or_else(|| needs_memory.then_some(Entry::Takeover))
     }
 
     /// Stages and logs everything, and predicts. The node serves meanwhile, and a reboot notices nothing.
     ///
     /// Gives what the flash will do, and the outage that it will be.
-    pub fn prepare(&self, opened: Opened, allow: Allow, watch: Box<dyn Watch>) -> Result<Prediction> {
+    pub fn prepare(&self, opened: Opened, allow: Allow, watch: Box<dyn Watch + Send>) -> Result<Prediction> {
         let mut under = self.begin(opened, allow, watch)?;
         Course::new(vec![prepare_step()]).run(&mut under, &mut self.journal()?)?;
         // Prepared in an earlier run, it is compared again: what was staged is there already.
@@ -129,12 +171,23 @@ impl Node {
     }
 
     /// Does everything up to the restart into the imager. When this returns, the OS is going down.
-    pub fn upgrade(&self, opened: Opened, allow: Allow, watch: Box<dyn Watch>) -> Result<()> {
+    ///
+    /// Before traffic goes, `catch` is called: from then on no signal may end this process, which has to take back what it
+    /// does, but one that wants its end asks to [`Stop`]. What is under way then fails.
+    pub fn upgrade(
+        &self,
+        opened: Opened,
+        allow: Allow,
+        watch: Box<dyn Watch + Send>,
+        catch: impl Fn(Stop) -> io::Result<()> + 'static,
+    ) -> Result<()> {
+        let stop = Stop::default();
+        let asked = stop.clone();
         let mut under = self.begin(opened, allow, watch)?;
         let mut journal = self.journal()?;
         let course = Course::new(vec![
             prepare_step(),
-            refresh_step(false),
+            refresh_step(),
             // Before traffic goes: it takes its time, and may write to the root disk.
             Step::new(step::BUILD, |under: &mut Under, _| {
                 under.look_around().map_err(last)?;
@@ -144,13 +197,30 @@ impl Node {
             })
             .probed(|_| false)
             .reverted(disarm),
-            hook_step(step::DRAIN, Moment::Drain).reverted(undrain),
-            Step::new(step::WARMTH, |under: &mut Under, _| Ok(caches::keep(&under.node))).probed(|_| false),
-            hook_step(step::QUIESCE, Moment::Quiesce),
+            Step::new(step::DRAIN, move |under: &mut Under, end| {
+                let cannot = |error: io::Error| {
+                    Failure::last(format!("catching signals, which would leave the node drained: {error}"))
+                };
+                catch(asked.clone()).map_err(cannot)?;
+                under.run_hooks(Moment::Drain, end, &asked)
+            })
+            // Run again, what drains drains again: the node may have been put back meanwhile.
+            .probed(|_| false)
+            .reverted(undrain),
+            Step::new(step::WARMTH, |under: &mut Under, end| Ok(caches::keep(&under.node, end)))
+                .within(WARMTH_WITHIN)
+                .probed(|_| false),
+            Step::new(step::QUIESCE, {
+                let stop = stop.clone();
+                move |under: &mut Under, end| under.run_hooks(Moment::Quiesce, end, &stop)
+            })
+            .probed(|_| false),
             Step::new(step::LOGS, |under: &mut Under, end| Ok(under.keep_logs(end)))
                 .within(LOGS_WITHIN)
                 .probed(|_| false),
-            refresh_step(true),
+            // Before what is dirty is taken up for the last time: it may write to the root disk.
+            Step::new(step::BUILD, |under: &mut Under, _| under.leave_what_moved().map_err(last)).probed(|_| false),
+            last_refresh_step(&stop),
             Step::new(step::ARM, |under: &mut Under, _| {
                 let given = under.given().map_err(last)?;
                 under.entrance.arm(&given).map_err(last)?;
@@ -163,23 +233,42 @@ impl Node {
                 under.entrance.restart().map(|()| under.node.machine.boot_id())
             })
             .tried(RESTART_TRIES),
-        ]);
+        ])
+        .until(&stop);
         Ok(course.run(&mut under, &mut journal)?)
     }
 
     /// Takes back what was prepared, where the node has not entered the imager.
     pub fn abort(&self) -> Result<()> {
-        let (_held, record) = self.under_way(&[State::Begun, State::Prepared, State::Failed], "abort")?;
+        let wanted = [State::Begun, State::Prepared, State::Failed, State::Entering];
+        let (_held, record) = self.under_way(&wanted, "abort")?;
+        let is_entering = self.status()?.state == Some(State::Entering);
+        if self.has_more_to_say(&record)? || is_entering && !self.is_still_to_enter()? {
+            return Err(Error::Refused(
+                "the node has restarted since it was to enter the imager: `keepstate node trial` learns what became of that"
+                    .into(),
+            ));
+        }
         entrance::disarm(&self.machine.host())?;
         self.place.clear()?;
-        self.note(step::PREPARE, steps::What::Failed, Some("aborted".into()))?;
+        self.note(step::PREPARE, What::Failed, Some("aborted".into()))?;
         if self.drained()?.is_some() {
             self.after(&record, Moment::Undrain);
         }
         Ok(())
     }
 
-    fn begin(&self, opened: Opened, allow: Allow, watch: Box<dyn Watch>) -> Result<Under> {
+    /// Whether this is still the boot that was to end: the order to restart was never given, or somebody has called it off.
+    fn is_still_to_enter(&self) -> Result<bool> {
+        let journal = self.journal()?;
+        let Some(entry) = journal.last(step::ENTER) else { return Ok(false) };
+        Ok(match &entry.text {
+            Some(boot) if entry.what == What::Done => self.machine.boot_id().as_ref() == Some(boot),
+            _ => !self.is_before_this_boot(entry.time),
+        })
+    }
+
+    fn begin(&self, opened: Opened, allow: Allow, watch: Box<dyn Watch + Send>) -> Result<Under> {
         let findings = self.preflight(&opened, Depth::Refusals);
         let refusals: Vec<_> = findings.iter().filter(|f| f.is_refusal()).map(ToString::to_string).collect();
         if !refusals.is_empty() {
@@ -198,12 +287,33 @@ impl Node {
         }
         let record = self.record(&opened, &target)?;
         let entrance = self.entrance(Some(manifest))?;
-        Ok(Under { _held: held, node: self.clone(), opened, target, record, entrance, watch, found: None })
+        let (held, opened, watch) = (Arc::new(held), Arc::new(opened), Arc::from(watch));
+        Ok(Under { held, node: self.clone(), opened, target, record, entrance, watch, found: None })
+    }
+
+    /// Refuses what would make forgotten what the last upgrade has left: a new OS that nobody has heard of, or a node without
+    /// traffic.
+    pub(crate) fn check_last(&self, status: &Status) -> Result<()> {
+        let Status { upgrade: Some(record), state: Some(state), drained, .. } = status else { return Ok(()) };
+        let image = &record.image;
+        if self.has_more_to_say(record)? {
+            return Err(Error::Refused(format!(
+                "the imager was entered for the upgrade to {image} though that is {state}: `keepstate node trial` learns what \
+                 became of it"
+            )));
+        }
+        if *state == State::Failed && drained.is_some() {
+            return Err(Error::Refused(format!(
+                "the upgrade to {image} failed and has left the node out of traffic: `keepstate node abort` takes it back"
+            )));
+        }
+        Ok(())
     }
 
     /// The record of this upgrade: the one that is there, if it was begun before, or a new one.
     fn record(&self, opened: &Opened, target: &Target) -> Result<Record> {
         let status = self.status()?;
+        self.check_last(&status)?;
         if let Some((record, state)) = status.upgrade.zip(status.state).filter(|(_, state)| !state.is_over()) {
             if record.manifest == opened.digest && matches!(state, State::Begun | State::Prepared) {
                 return Ok(record);
@@ -251,19 +361,30 @@ fn prepare_step() -> Step<Under> {
 }
 
 /// Run again, there is always something new.
-fn refresh_step(quickly: bool) -> Step<Under> {
-    Step::new(step::REFRESH, move |under: &mut Under, _| under.staging().refresh(quickly).map(Some).map_err(last))
+fn refresh_step() -> Step<Under> {
+    Step::new(step::REFRESH, |under: &mut Under, _| under.staging().refresh(false).map(Some).map_err(last))
         .within(Duration::from_hours(24))
         .probed(|_| false)
 }
 
-fn hook_step(name: &'static str, moment: Moment) -> Step<Under> {
-    Step::new(name, move |under: &mut Under, end: Instant| {
-        let told = Told { moment, upgrade: Some(&under.record.id), image: &under.record.image };
-        let said = hooks::run(&under.node.config.hooks, &told, end)?;
-        Ok((!said.is_empty()).then_some(said))
+/// The same, while the datastore is at rest: a store that is too slow now must not keep it there.
+fn last_refresh_step(stop: &Stop) -> Step<Under> {
+    let stop = stop.clone();
+    Step::new(step::REFRESH, move |under: &mut Under, end| {
+        let Under { held, node, opened, target, record, watch, .. } = under;
+        let (held, opened, watch) = (Arc::clone(held), Arc::clone(opened), Arc::clone(watch));
+        // A quick one leaves the record as it is.
+        let (place, target, mut record) = (node.place.clone(), target.clone(), record.clone());
+        let refresh = move || {
+            // Nobody else takes the place before this has ended, whoever waits for it.
+            let _held = held;
+            let mut staging =
+                Staging { place: &place, opened: &opened, target: &target, record: &mut record, watch: &*watch };
+            staging.refresh(true)
+        };
+        bounded::run("staging what was written since", refresh, end, &stop)?.map(Some).map_err(last)
     })
-    // Run again, what drains drains again: the node may have been put back meanwhile.
+    .within(REFRESH_WITHIN)
     .probed(|_| false)
 }
 
@@ -287,6 +408,18 @@ fn refused(error: impl std::error::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Config;
+
+    /// A new OS without systemd could not be left any more.
+    #[test]
+    fn an_undo_goes_any_way_though_what_was_flashed_was_staged_in_memory() {
+        let wanted = |text: &str, is_flash| Node::new(Config::parse_text(text).unwrap()).wanted_entry(is_flash);
+        let in_memory = "place = '/data'\nstage = 'ram'";
+        assert_eq!((wanted(in_memory, true), wanted(in_memory, false)), (Some(Entry::Takeover), None));
+        assert_eq!((wanted("place = '/data'", true), wanted("place = '/data'", false)), (None, None));
+        let named = "place = '/data'\nentry = 'kexec'";
+        assert_eq!(wanted(named, false), Some(Entry::Kexec), "what a person names holds for both");
+    }
 
     #[test]
     fn an_image_that_is_older_than_the_committed_one_is_refused_and_how_to_take_it_is_said() {

@@ -8,4 +8,4 @@ pub mod journal;
 pub mod run;
 
 pub use journal::{Entry, FileJournal, Journal, MemoryJournal, What};
-pub use run::{Course, Error, Failure, Step};
+pub use run::{Course, Error, Failure, Step, Stop};

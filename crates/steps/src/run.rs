@@ -1,6 +1,7 @@
 //! Doing steps: what is left, how often, for how long, and back.
 
 use std::io;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -26,6 +27,22 @@ impl Failure {
     /// One that may pass.
     pub fn passing(why: impl Into<String>) -> Self {
         Self { why: why.into(), again: true }
+    }
+}
+
+/// Asks a course, from elsewhere, to go no further: what is under way or comes next fails, and the ways back are taken.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<OnceLock<String>>);
+
+impl Stop {
+    /// Asks. The first reason is kept.
+    pub fn ask(&self, why: impl Into<String>) {
+        let _ = self.0.set(why.into());
+    }
+
+    /// Why, if somebody has asked.
+    pub fn asked(&self) -> Option<&str> {
+        self.0.get().map(String::as_str)
     }
 }
 
@@ -127,12 +144,20 @@ pub struct Course<C> {
     steps: Vec<Step<C>>,
     /// Between two tries of a step.
     pause: Duration,
+    stop: Stop,
 }
 
 impl<C> Course<C> {
     /// Of these steps, in this order.
     pub fn new(steps: Vec<Step<C>>) -> Self {
-        Self { steps, pause: Duration::from_secs(1) }
+        Self { steps, pause: Duration::from_secs(1), stop: Stop::default() }
+    }
+
+    /// Begins no step and no try any more once that is asked. What a step is just doing looks for itself.
+    #[must_use]
+    pub fn until(mut self, stop: &Stop) -> Self {
+        self.stop = stop.clone();
+        self
     }
 
     /// With another pause between tries.
@@ -170,6 +195,10 @@ impl<C> Course<C> {
     fn one(&self, step: &Step<C>, context: &mut C, journal: &mut dyn Journal) -> io::Result<Result<(), Failure>> {
         let end = Instant::now() + step.limit;
         for number in 1.. {
+            if let Some(why) = self.stop.asked() {
+                note_if_possible(journal, step.name, What::Failed, Some(why.into()));
+                return Ok(Err(Failure::last(why)));
+            }
             note(journal, step.name, What::Begun, None)?;
             match (step.action)(context, end) {
                 Ok(text) => {
@@ -325,6 +354,31 @@ mod tests {
         let step = failing("one", Failure::passing("busy")).tried(1000).within(Duration::ZERO);
         course(vec![step]).run(&mut world, &mut journal).unwrap_err();
         assert_eq!(world.len(), 1);
+    }
+
+    #[test]
+    fn who_asks_a_course_to_stop_has_the_next_step_fail_and_what_was_done_taken_back() {
+        for (asks_in, wanted) in [("two", &["+1", "asked", "-1"][..]), ("none", &["+1", "busy", "+3"])] {
+            let stop = Stop::default();
+            let asked = stop.clone();
+            let second = Step::new("two", move |world: &mut World, _| {
+                if asks_in == "none" {
+                    world.push("busy");
+                    return Ok(None);
+                }
+                world.push("asked");
+                asked.ask("SIGTERM came");
+                asked.ask("SIGINT came");
+                Err(Failure::passing("busy"))
+            })
+            .tried(3);
+            let course = course(vec![step("one", "+1", "-1"), second, step("three", "+3", "-3")]).until(&stop);
+            let (mut world, mut journal) = (World::new(), MemoryJournal::default());
+            let ended = course.run(&mut world, &mut journal);
+            assert_eq!(world, wanted);
+            assert_eq!(ended.is_err(), asks_in == "two");
+            assert!(ended.err().is_none_or(|error| error.to_string() == "two: SIGTERM came"));
+        }
     }
 
     /// A crash between the deed and its note, or a reboot that undid it: the probe knows.

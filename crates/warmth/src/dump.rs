@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::beneath;
 use crate::error::Error;
@@ -28,6 +28,14 @@ pub struct Dump {
     pub without: Vec<PathBuf>,
     /// How many threads look; by default two for each processor, because they wait for cold directories.
     pub threads: Option<NonZeroUsize>,
+    /// When it has to end; what was found by then is the map.
+    pub end: Option<Instant>,
+}
+
+impl Dump {
+    fn is_over(&self) -> bool {
+        self.end.is_some_and(|end| Instant::now() >= end)
+    }
 }
 
 /// What was found.
@@ -43,6 +51,8 @@ pub struct Dumped {
     pub other_mounts: Troubles,
     /// What could not be looked at. What vanished meanwhile is none of it.
     pub unreadable: Troubles,
+    /// Whether its end came before all was looked at.
+    pub is_cut_off: bool,
 }
 
 /// An opened root.
@@ -60,6 +70,7 @@ struct Found {
     bytes: u64,
     other_mounts: Troubles,
     unreadable: Troubles,
+    is_cut_off: bool,
 }
 
 /// A file with cached pages.
@@ -106,7 +117,7 @@ fn threads_by_default() -> usize {
 
 /// Puts what was found into an order that does not depend on the threads, and each file into it once.
 fn finish(roots: Vec<Root>, found: Found) -> Dumped {
-    let Found { mut files, seen, bytes, other_mounts, unreadable } = found;
+    let Found { mut files, seen, bytes, other_mounts, unreadable, is_cut_off } = found;
     files.sort_by(|one, other| (one.file.root, &one.file.path).cmp(&(other.file.root, &other.file.path)));
     let mut known = std::collections::HashSet::new();
     files.retain(|candidate| candidate.several.is_none_or(|inode| known.insert(inode)));
@@ -116,7 +127,7 @@ fn finish(roots: Vec<Root>, found: Found) -> Dumped {
         roots: roots.into_iter().map(|root| root.path).collect(),
         files: files.into_iter().map(|candidate| candidate.file).collect(),
     };
-    Dumped { map, files: seen, bytes, other_mounts, unreadable }
+    Dumped { map, files: seen, bytes, other_mounts, unreadable, is_cut_off }
 }
 
 impl Root {

@@ -24,7 +24,7 @@ mod summary;
 mod trouble;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use dump::{Dump, Dumped, dump};
 pub use error::{Error, Malformed};
@@ -38,10 +38,10 @@ pub use trouble::{Trouble, Troubles};
 
 /// Dumps what is cached of `directories`, but not of what is below `without`, to a map at `path`: for a node that is about
 /// to stop its services. What is mounted below them is another filesystem, perhaps one in memory or far away, and left out:
-/// whoever wants it names it; see [`Dumped::other_mounts`].
-pub fn keep(directories: &[PathBuf], without: &Path, path: &Path) -> Result<Dumped, Error> {
+/// whoever wants it names it; see [`Dumped::other_mounts`]. At `end` it is what was found by then; see [`Dumped::is_cut_off`].
+pub fn keep(directories: &[PathBuf], without: &Path, path: &Path, end: Instant) -> Result<Dumped, Error> {
     let without = vec![without.canonicalize().unwrap_or_else(|_| without.to_owned())];
-    let dumped = dump(&Dump { directories: directories.to_vec(), without, ..Dump::default() })?;
+    let dumped = dump(&Dump { directories: directories.to_vec(), without, end: Some(end), ..Dump::default() })?;
     dumped.map.write(path)?;
     Ok(dumped)
 }

@@ -49,6 +49,10 @@ fn dump(directories: &[&Path]) -> warmth::Dumped {
     warmth::dump(&Dump { directories, ..Dump::default() }).expect("dumped")
 }
 
+fn soon() -> Instant {
+    Instant::now() + Duration::from_mins(1)
+}
+
 fn load(map: &Map, how: &Load) -> Loaded {
     let mut last = warmth::Reach::default();
     let loaded = warmth::load(map.clone(), how, &mut |reach| {
@@ -105,6 +109,20 @@ fn lost(files: u64, pages: u64) -> Lost {
     Lost { files, bytes: pages * page_size() }
 }
 
+/// It had no end, and the node had no traffic.
+#[test]
+fn a_dump_ends_in_time_with_what_it_has_found_and_says_so() {
+    let tree = Tree::new();
+    tree.file("data/table", 4, &[1, 2]);
+    let ended = |end| {
+        let what = Dump { directories: vec![tree.path("data")], end: Some(end), ..Dump::default() };
+        let dumped = warmth::dump(&what).expect("dumped");
+        (dumped.map.files.len(), dumped.is_cut_off)
+    };
+    assert_eq!(ended(soon()), (1, false));
+    assert_eq!(ended(Instant::now()), (0, true));
+}
+
 #[test]
 fn what_was_cached_is_cached_again() {
     let tree = Tree::new();
@@ -139,7 +157,7 @@ fn nodes_keep_and_bring_back() {
     let path = tree.file("data/file", 20, &[3, 4, 9]);
     let map = tree.path("map");
     tree.file("data/place/stage", 4, &[0, 1]);
-    let kept = warmth::keep(&[tree.path("data")], &tree.path("data/place"), &map).expect("kept");
+    let kept = warmth::keep(&[tree.path("data")], &tree.path("data/place"), &map, soon()).expect("kept");
     assert!(
         kept.map.files.iter().all(|file| !file.path.starts_with("place")),
         "what the upgrade itself needs is not kept"
@@ -147,7 +165,7 @@ fn nodes_keep_and_bring_back() {
     chill(&path);
     let loaded = warmth::bring_back(&map, Duration::from_mins(1)).expect("brought back");
     assert_eq!((loaded.ended, pages_of(&path)), (Ended::Complete, vec![3, 4, 9]));
-    warmth::keep(&[tree.path("none")], Path::new("/none"), &map).expect_err("no directory");
+    warmth::keep(&[tree.path("none")], Path::new("/none"), &map, soon()).expect_err("no directory");
     warmth::bring_back(&tree.path("none"), Duration::from_secs(1)).expect_err("no map");
 }
 

@@ -1,8 +1,10 @@
 //! Where GRUB's files are on this machine; putting our entry there, booking it, and taking both away.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::FallocateFlags;
 
 use super::custom::{self, ENTRY};
 use super::environment::Environment;
@@ -19,6 +21,8 @@ use crate::why::Why;
 const DIRECTORY: &str = "keepstate";
 /// In it: says that GRUB's environment is ours too.
 const MADE: &str = "made-grubenv";
+/// In it, while nothing else is: room for what the way back will need.
+const ROOM: &str = "room";
 /// Filesystems that GRUB finds a file's blocks on, and whose files do not move: what `grub-install` is used with on
 /// servers. Others (btrfs, ZFS, squashfs) GRUB does not write to (`/etc/grub.d/00_header`), or nobody tried.
 const WRITABLE: [&str; 5] = ["ext2", "ext3", "ext4", "xfs", "vfat"];
@@ -93,6 +97,22 @@ impl Place {
         room(&self.directory, kernel, imager_bytes)
     }
 
+    /// Keeps room for `kernel` and an imager of `imager_bytes`, whatever else fills the filesystem, until they are put there or
+    /// [`Place::remove`] is called.
+    pub fn keep_room(&self, kernel: &Path, imager_bytes: u64) -> Result<()> {
+        let bytes = fs::metadata(kernel).map_err(Error::file("reading", kernel))?.len() + imager_bytes;
+        let own = self.own();
+        fs::create_dir_all(&own).map_err(Error::file("making", &own))?;
+        let path = own.join(ROOM);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let kept = file.and_then(|file| Ok(rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)?));
+        kept.map_err(|source| {
+            // Half of it helps nobody, and may be what others lack.
+            let _ = fs::remove_file(&path);
+            Error::file("keeping room in", &own)(source)
+        })
+    }
+
     /// Puts kernel, imager and entry into place. Nothing is booked yet, so nothing changes but a menu that shows one
     /// line more. When anything fails, nothing of it is left.
     pub fn install(
@@ -120,6 +140,10 @@ impl Place {
     ) -> Result<()> {
         let own = self.own();
         fs::create_dir_all(&own).map_err(Error::file("making", &own))?;
+        match fs::remove_file(own.join(ROOM)) {
+            Err(error) if !host::is_absent(&error) => return Err(Error::file("giving back room in", &own)(error)),
+            _ => {}
+        }
         copy(kernel, &own.join("vmlinuz"))?;
         contents.write_archive_file(&own.join("imager.img"), compression)?;
         let path = self.custom();
@@ -306,6 +330,25 @@ mod tests {
         place.remove().expect("removed");
         assert_eq!(snapshot(&host.path("/boot")), before);
         place.remove().expect("nothing to do");
+    }
+
+    /// A trial OS that filled its disk could not be left any more.
+    #[test]
+    fn room_that_is_kept_is_there_for_what_is_put_in_and_goes_without_a_trace() {
+        let (_directory, host) = machine();
+        let before = snapshot(&host.path("/boot"));
+        let (place, room) = (place(&host), host.path("/boot/grub/keepstate/room"));
+        for _ in 0..2 {
+            place.keep_room(&host.path("/boot/vmlinuz"), 1 << 20).expect("there is room");
+            assert_eq!(fs::metadata(&room).expect("kept").len(), (1 << 20) + 8);
+        }
+        install(&host).expect("put");
+        assert!(!room.exists() && host.path("/boot/grub/keepstate/vmlinuz").exists());
+        place.keep_room(&host.path("/boot/vmlinuz"), 1 << 20).expect("there is room");
+        Place::standing(&host).expect("read").expect("it is there").remove().expect("removed");
+        assert_eq!(snapshot(&host.path("/boot")), before);
+        place.keep_room(&host.path("/boot/vmlinuz"), 1 << 60).expect_err("too much");
+        assert!(!room.exists(), "what could not be kept is given back");
     }
 
     #[test]

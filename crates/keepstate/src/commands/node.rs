@@ -19,6 +19,7 @@ use super::flash::source::ImageArgs;
 use crate::confirm;
 use crate::output::Output;
 use crate::progress::Progress;
+use crate::signals;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -185,7 +186,7 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<()> {
             let opened = take.open(&node.config)?;
             let question = format!("Replace this node's OS by {}? It restarts.", opened.title());
             confirm::ask(&question, sure.yes)?;
-            node.upgrade(opened, (*allowed).into(), Box::new(Shown(output.progress())))?;
+            node.upgrade(opened, (*allowed).into(), Box::new(Shown(output.progress())), signals::catch)?;
             status(&node, output)
         }
         Command::Status => status(&node, output),
@@ -257,10 +258,10 @@ fn status(node: &Node, output: &Output) -> Result<()> {
 }
 
 fn text(status: &Status) -> String {
-    let Some((record, state)) = status.upgrade.as_ref().zip(status.state) else {
+    let Some((record, said)) = status.upgrade.as_ref().zip(status.said()) else {
         return "this node was never upgraded\n".into();
     };
-    let mut text = format!("upgrade {} to {}: {state}\n", record.id, record.image);
+    let mut text = format!("upgrade {} to {}: {said}\n", record.id, record.image);
     for entry in &status.journal {
         let what = match entry.what {
             What::Begun => "begun",

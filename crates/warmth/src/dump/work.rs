@@ -101,6 +101,8 @@ impl<'a> Work<'a> {
 
     fn carry_out(&self, task: Task, marks: &mut Vec<u8>) {
         match task {
+            // Parts are few, and what others have seen of their file must not be lost.
+            Task::Folder { .. } | Task::Files { .. } if self.is_over() => {}
             Task::Folder { root, path } => {
                 if let Err(error) = self.folder(root, &path, marks) {
                     self.unreadable(root, &path, &error);
@@ -135,6 +137,9 @@ impl<'a> Work<'a> {
         let mut names = Vec::new();
         // The directory's own descriptor is read; ours stays where it is.
         for entry in Dir::read_from(&handle)? {
+            if self.is_over() {
+                break;
+            }
             let entry = entry?;
             let name = Path::new(OsStr::from_bytes(entry.file_name().to_bytes()));
             if name == Path::new(".") || name == Path::new("..") {
@@ -175,6 +180,9 @@ impl<'a> Work<'a> {
         marks: &mut Vec<u8>,
     ) {
         for name in names {
+            if self.is_over() {
+                return;
+            }
             let path = folder.join(name);
             let looked = beneath::open_file(handle, name).and_then(|file| self.file(root, path.clone(), file, marks));
             if let Err(error) = looked {
@@ -221,8 +229,9 @@ impl<'a> Work<'a> {
 
     fn part(&self, file: &Large, index: usize, marks: &mut Vec<u8>) {
         let first = index as u64 * file.part;
+        let end = if self.is_over() { first } else { (first + file.part).min(file.pages) };
         let mut runs = Runs::default();
-        let scanned = scan(&file.handle, first, (first + file.part).min(file.pages), &mut runs, marks);
+        let scanned = scan(&file.handle, first, end, &mut runs, marks);
         let mut parts = file.done.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = scanned
             && !std::mem::replace(&mut parts.failed, true)
@@ -256,6 +265,15 @@ impl<'a> Work<'a> {
         if !is_gone(error) {
             self.found().unreadable.add(&self.roots[root].whole(path), error);
         }
+    }
+
+    /// Whether no more may be looked at, which is noted.
+    fn is_over(&self) -> bool {
+        let is_over = self.what.is_over();
+        if is_over {
+            self.found().is_cut_off = true;
+        }
+        is_over
     }
 
     fn found(&self) -> MutexGuard<'_, Found> {
