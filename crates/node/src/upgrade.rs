@@ -374,12 +374,13 @@ fn last_refresh_step(stop: &Stop) -> Step<Under> {
         let Under { held, node, opened, target, record, watch, .. } = under;
         let (held, opened, watch) = (Arc::clone(held), Arc::clone(opened), Arc::clone(watch));
         // A quick one leaves the record as it is.
-        let (place, target, mut record) = (node.place.clone(), target.clone(), record.clone());
+        let (place, site, target, mut record) =
+            (node.place.clone(), node.config.place.clone(), target.clone(), record.clone());
         let refresh = move || {
             // Nobody else takes the place before this has ended, whoever waits for it.
             let _held = held;
             let mut staging =
-                Staging { place: &place, opened: &opened, target: &target, record: &mut record, watch: &*watch };
+                Staging { place: &place, site: &site, opened: &opened, target: &target, record: &mut record, watch: &*watch };
             staging.refresh(true)
         };
         bounded::run("staging what was written since", refresh, end, &stop)?.map(Some).map_err(last)
