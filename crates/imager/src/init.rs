@@ -1,14 +1,16 @@
 //! PID 1: makes a place to work in, starts the worker, and leaves when the disk is whole.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use boot::modules::Step;
 
 use crate::access::{Child, Doing, Request, Told, Wish, seconds};
 use crate::console::{self, Console};
@@ -16,13 +18,16 @@ use crate::job::{Exit, Job, Task};
 use crate::leave::{self, Verb};
 use crate::supervise::{Course, Disk, Ended, Next, may};
 use crate::watchdog::Keeper;
-use crate::worker::{ENTERED, STOPPED, UNFINISHED, WHOLE, WRITING, chain, wall_clock};
-use crate::{JOB, RUN, WORKER, exit, mounts};
+use crate::worker::{BEGUN, ENTERED, STOPPED, UNFINISHED, WHOLE, WRITING, chain, wall_clock};
+use crate::{JOB, RUN, WORKER, apart, exit, mounts};
 
 /// Between two tries: what failed because something was not ready may be ready then.
 const PAUSE: Duration = Duration::from_secs(2);
 /// How often PID 1 looks at its worker.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long a module may take to load. Drivers look for their hardware meanwhile: `mlx5_core` waits up to 120 s for the
+/// firmware of each port, `megaraid_sas` up to 180 s for that of its controller.
+const LOADED_MODULE_WITHIN: Duration = Duration::from_mins(5);
 /// How long loading the new OS's kernel may take before the firmware is asked instead. In emulation it takes two seconds.
 const LOADED_WITHIN: Duration = Duration::from_mins(1);
 /// How long it may take to keep the word that an operator stopped the job; its filesystem may not be mounted yet.
@@ -31,6 +36,12 @@ const NOTED_WITHIN: Duration = Duration::from_secs(20);
 const WORD_WITHIN: Duration = Duration::from_mins(2);
 /// How long a child is waited for that was killed: one that waits for a disk which does not answer does not end.
 const ENDED_WITHIN: Duration = Duration::from_secs(10);
+/// How long a look at sector 0 may take: a disk that answers at all answers within a fraction of it.
+const SEEN_WITHIN: Duration = Duration::from_secs(10);
+/// How long an unmount may take, which first writes what is still in memory.
+const UNMOUNTED_WITHIN: Duration = Duration::from_mins(5);
+/// How long it may take to carry the log to where it is kept, and to unmount.
+const PUT_AWAY_WITHIN: Duration = Duration::from_secs(45);
 /// How long disks are waited for on the way out.
 const SYNCED_WITHIN: Duration = Duration::from_secs(45);
 /// How often it is said that a person is needed.
@@ -149,7 +160,7 @@ fn serve(console: &Arc<Console>, verb: Verb, keeper: &mut Option<Keeper>, access
         // The worker may have gone on after it was decided to end it: only now that it has ended does the disk tell.
         let heeded = asked.as_ref().map(|request| match ended {
             Ended::Done => Err("the work was done before it could be stopped"),
-            Ended::Failed => may(request.wish, Doing::Working, access.files().has_begun(), || disk),
+            Ended::Failed | Ended::Stuck => may(request.wish, Doing::Working, access.files().has_begun(), || disk),
         });
         let is_over = Instant::now() >= deadline || heeded == Some(Ok(()));
         let next = course.next(ended, disk, is_over);
@@ -179,7 +190,7 @@ fn serve(console: &Arc<Console>, verb: Verb, keeper: &mut Option<Keeper>, access
             "from another system, with this disk and the node's place: keepstate undo DISK --log {log} puts the old OS back"
         ));
     }
-    end(console, &job);
+    end(console, &job, keeper);
     (next == Next::Leave).then_some(verb)
 }
 
@@ -210,8 +221,7 @@ fn restart_after_panic(console: &Console) {
     }
 }
 
-/// Loads what the node has put in, in its order. From the first watchdog on that this brings, a module that hangs restarts
-/// the machine.
+/// Loads what the node has put in, in its order.
 fn load_modules(console: &Console, keeper: &mut Keeper) {
     let begin = Instant::now();
     let look = |keeper: &mut Keeper| keeper.look().iter().for_each(|said| console.say(said));
@@ -220,22 +230,35 @@ fn load_modules(console: &Console, keeper: &mut Keeper) {
         console.say(&format!("modules: {}", chain(&error)));
         Vec::new()
     });
+    let count = steps.len();
     let mut loaded = 0;
-    for step in &steps {
-        keeper.pet();
-        match step.load() {
-            Ok(_) => loaded += 1,
-            // What serves an instruction that this CPU lacks says so, and rightly; what is needed is missed later.
-            Err(error) => console.say(&chain(&error)),
+    for step in steps {
+        match load_module(step, LOADED_MODULE_WITHIN, || keeper.pet()) {
+            Ok(()) => loaded += 1,
+            Err(why) => console.say(&why),
         }
         look(keeper);
     }
-    if !steps.is_empty() {
-        let (count, seconds) = (steps.len(), begin.elapsed().as_secs_f64());
+    if count > 0 {
+        let seconds = begin.elapsed().as_secs_f64();
         console.say(&format!("{loaded} of {count} modules are loaded after {seconds:.1} s"));
     }
     if keeper.count() == 0 {
         console.say("there is no watchdog: if the kernel hangs, a person has to press the button");
+    }
+}
+
+/// Loads one module beside PID 1: a driver may wait for its hardware for longer than a watchdog waits for a sign of life. Or
+/// says why not; what serves an instruction that this CPU lacks does so, and rightly: what is needed is missed later.
+fn load_module(step: Step, limit: Duration, alive: impl FnMut()) -> Result<(), String> {
+    let file = step.file.clone();
+    match apart::within(limit, alive, move || step.load()) {
+        Some(Ok(_)) => Ok(()),
+        Some(Err(error)) => Err(chain(&error)),
+        None => {
+            let (file, seconds) = (file.display(), limit.as_secs());
+            Err(format!("loading {file} has not come to its end after {seconds} s: the others are loaded without it"))
+        }
     }
 }
 
@@ -269,10 +292,11 @@ fn release_old_root(console: &Console, keeper: &mut Keeper) {
     const PATIENCE: Duration = Duration::from_secs(15);
     let begin = Instant::now();
     // systemd unmounts it, or does not if it was busy: as long as it is mounted, its disk is in use.
-    let mut release = |path: &str| {
+    let mut release = |path: &'static str| {
         let end = Instant::now() + PATIENCE;
         loop {
-            match mounts::release(Path::new(path)) {
+            let released = apart::within(UNMOUNTED_WITHIN, || keeper.pet(), move || mounts::release(Path::new(path)));
+            match released.unwrap_or_else(|| Err(io::Error::other("its disk does not answer"))) {
                 Err(_) if Instant::now() < end => {
                     keeper.pet();
                     thread::sleep(LOOK);
@@ -294,8 +318,8 @@ fn release_old_root(console: &Console, keeper: &mut Keeper) {
 /// Runs one worker to its end.
 ///
 /// Past the deadline, before the first write, it is ended; and when an operator wishes so, whose request is given back for an
-/// answer. A worker that cannot be (it waits for a disk that does not
-/// answer) and a look at such a disk are what the watchdog is for: it is told nothing any more, and the machine restarts.
+/// answer. A worker that cannot be, because it waits for a disk that does not answer, is what the watchdog is for: it is told
+/// nothing any more, and the machine restarts. Where there is none, or it does not, the worker is done without.
 fn work(
     console: &Arc<Console>,
     job: &Job,
@@ -309,27 +333,27 @@ fn work(
         Task::Undo => "undo",
     };
     // After the first write time is no reason to stop, and nobody looks at the disk again while somebody works on it.
-    let (mut is_writing, mut is_late) = (false, false);
+    let (mut is_writing, mut late_since) = (false, None);
     let (mut asked, mut whole_until) = (None, None);
     let ended = run_child(console, name, job.environment.iter(), keeper, |keeper| {
         if let Some(request) = access.look()
-            && !is_late
+            && late_since.is_none()
         {
             match may(request.wish, Doing::Working, access.files().has_begun(), disk_now) {
                 Ok(()) => {
-                    is_late = true;
+                    late_since = Some(Instant::now());
                     asked = Some(request);
                 }
                 Err(why) => access.answer(&request, false, why),
             }
         }
-        if Instant::now() >= deadline && !is_writing && !is_late {
+        if Instant::now() >= deadline && !is_writing && late_since.is_none() {
             match disk_now() {
                 Disk::Between | Disk::Unfinished => is_writing = true,
                 // It boots because it is finished: what is left to do is no reason to stop, either.
                 Disk::Boots if access.files().has_begun() => is_writing = true,
                 Disk::Boots => {
-                    is_late = true;
+                    late_since = Some(Instant::now());
                     console.say("time is over before the first write");
                 }
             }
@@ -340,13 +364,13 @@ fn work(
         }
         // What an earlier worker said of it is taken back when this one begins.
         whole_until = None;
-        if is_late {
-            return Go::End;
+        if let Some(since) = late_since {
+            return end_since(since, keeper.silence(), access.files().has_begun());
         }
         keeper.pet();
         Go::On
     });
-    if ended == Ended::Failed && is_whole() {
+    if ended != Ended::Done && is_whole() {
         console.say("the disk is whole: what the node is told of it may be less than there is to tell");
         return (Ended::Done, asked);
     }
@@ -400,7 +424,7 @@ fn run_child<'a>(
             Go::Without => {
                 let _ = worker.kill();
                 console.say("the worker cannot be ended: it is left where it is");
-                return Ended::Failed;
+                return Ended::Stuck;
             }
         }
         thread::sleep(LOOK);
@@ -435,6 +459,14 @@ fn until(end: Instant, keeper: &mut Keeper) -> Go {
     }
 }
 
+/// Of a worker that has been ended since then, before the first write, where a silent machine is restarted after `silence`.
+///
+/// It is done without only as long as it has not said that it begins: of what is killed no thread comes back out of the
+/// kernel, and what it would have to say before its first write it cannot say any more.
+fn end_since(since: Instant, silence: Duration, has_begun: bool) -> Go {
+    if since.elapsed() >= ENDED_WITHIN + silence && !has_begun { Go::Without } else { Go::End }
+}
+
 /// Passes on what a child says.
 pub(crate) fn relay(console: Arc<Console>, lines: impl Read + Send + 'static) -> thread::JoinHandle<()> {
     thread::spawn(move || {
@@ -452,11 +484,14 @@ fn disk_now() -> Disk {
 /// The same by what workers have said in `run`. Until one has said which disk it may write to, none was written to.
 pub(crate) fn disk_in(run: &Path) -> Disk {
     let Ok(path) = fs::read_to_string(run.join(WRITING)) else { return Disk::Boots };
-    match does_boot(Path::new(path.trim())) {
+    let disk = PathBuf::from(path.trim());
+    match apart::within(SEEN_WITHIN, || (), move || does_boot(&disk)).flatten() {
         Some(true) if run.join(UNFINISHED).exists() => Disk::Unfinished,
         Some(true) => Disk::Boots,
-        // A disk that cannot be read is not one to restart into.
-        Some(false) | None => Disk::Between,
+        Some(false) => Disk::Between,
+        // A disk that cannot be read is not one to restart into, once it was written to. Before, it is what led here.
+        None if run.join(BEGUN).exists() => Disk::Between,
+        None => Disk::Boots,
     }
 }
 
@@ -468,16 +503,24 @@ pub fn does_boot(disk: &Path) -> Option<bool> {
     Some(!sys::is_zero(&sector_0))
 }
 
-/// Carries the log to where the job says, and lets go of what was mounted for it.
-fn end(console: &Console, job: &Job) {
-    if let Err(error) = console::carry(&console::log_path(), &job.results) {
-        console.say(&format!("the log could not be kept in {}: {error}", job.results.display()));
+/// Carries the log to where the job says, and lets go of what was mounted for it; as far as its disks answer.
+fn end(console: &Console, job: &Job, keeper: &mut Keeper) {
+    let job = job.clone();
+    let problems = apart::within(PUT_AWAY_WITHIN, || keeper.pet(), move || put_away(&job));
+    let stuck = || vec!["the log may not be kept, and filesystems stay mounted: a disk does not answer".to_owned()];
+    for problem in problems.unwrap_or_else(stuck) {
+        console.say(&problem);
     }
-    for mount in job.mounts.iter().rev() {
-        if let Err(error) = sys::kernel::unmount(&mount.at) {
-            console.say(&format!("unmounting {} failed: {error}", mount.at.display()));
-        }
-    }
+}
+
+/// What of [`end`] could not be done.
+fn put_away(job: &Job) -> Vec<String> {
+    let carried = console::carry(&console::log_path(), &job.results)
+        .map_err(|error| format!("the log could not be kept in {}: {error}", job.results.display()));
+    let unmounted = job.mounts.iter().rev().map(|mount| {
+        sys::kernel::unmount(&mount.at).map_err(|error| format!("unmounting {} failed: {error}", mount.at.display()))
+    });
+    std::iter::once(carried).chain(unmounted).filter_map(Result::err).collect()
 }
 
 /// Where to go when PID 1's own work panicked.
@@ -500,6 +543,46 @@ mod tests {
         assert_eq!(until(at(5), &mut keeper), Go::On);
         assert_eq!(until(at(-1), &mut keeper), Go::End);
         assert_eq!(until(at(-11), &mut keeper), Go::Without);
+    }
+
+    /// It was loaded by PID 1's own thread: a driver that waits for its firmware for two minutes was cut off by the watchdog.
+    #[test]
+    fn the_watchdog_hears_of_us_while_a_module_loads_and_one_that_does_not_come_to_its_end_is_done_without() {
+        let folder = tempfile::tempdir().unwrap();
+        // Who opens a pipe to read it waits for who writes.
+        let file = folder.path().join("mlx5_core.ko");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::RUSR).unwrap();
+        let step = Step { file: file.clone(), options: String::new() };
+        let mut signs = 0;
+        let why = load_module(step.clone(), LOOK * 2, || signs += 1).unwrap_err();
+        assert!(why.contains("mlx5_core.ko has not come to its end"), "{why}");
+        assert!(signs > 0);
+        fs::remove_file(&file).unwrap();
+        let why = load_module(step, Duration::from_mins(5), || ()).unwrap_err();
+        assert!(why.starts_with("loading ") && why.contains("mlx5_core.ko"), "{why}");
+    }
+
+    /// It was ended again and again, without limit: without a watchdog, for ever.
+    #[test]
+    fn a_worker_that_does_not_end_is_done_without_once_no_watchdog_restarts_the_machine_and_not_if_it_has_begun() {
+        let before =
+            |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).expect("the machine runs long enough");
+        let (none, minute) = (Duration::ZERO, Duration::from_mins(1));
+        assert_eq!(end_since(before(0), none, false), Go::End);
+        assert_eq!(end_since(before(11), none, false), Go::Without);
+        assert_eq!(end_since(before(11), minute, false), Go::End, "that is for the watchdog");
+        assert_eq!(end_since(before(71), minute, false), Go::Without, "which does not do its work");
+        assert_eq!(end_since(before(71), none, true), Go::End, "there is no way but on");
+    }
+
+    /// A disk that nobody had written to and that did not answer was taken for one that is half one and half another.
+    #[test]
+    fn a_disk_that_cannot_be_looked_at_is_one_to_restart_into_only_before_the_first_write() {
+        let run = tempfile::tempdir().unwrap();
+        fs::write(run.path().join(WRITING), "/dev/none").unwrap();
+        assert_eq!(disk_in(run.path()), Disk::Boots);
+        fs::write(run.path().join(BEGUN), "").unwrap();
+        assert_eq!(disk_in(run.path()), Disk::Between);
     }
 
     #[test]

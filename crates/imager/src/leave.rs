@@ -1,13 +1,20 @@
 //! How the imager leaves: what systemd or the kernel asked for, once the disk is whole.
 
 use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sys::kernel::{How, reboot};
 
-/// Between two looks whether disks have answered.
-const LOOK: Duration = Duration::from_millis(20);
+use crate::apart;
+
+/// How long the kernel may take to restart: on its way it asks every device for its last word. A controller may write its
+/// cache meanwhile, for up to three minutes (`megaraid_sas`).
+const RESTARTED_WITHIN: Duration = Duration::from_mins(10);
+/// By what it restarts at once, and asks none.
+const AT_ONCE: (&str, &str) = ("/proc/sysrq-trigger", "b");
 
 /// What the machine does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,20 +58,12 @@ impl fmt::Display for Verb {
 }
 
 /// Has all that was written last; whether that came to its end in time. `alive` is called all the while.
-pub fn sync_within(limit: Duration, mut alive: impl FnMut()) -> bool {
-    let end = Instant::now() + limit;
-    let syncing = thread::spawn(rustix::fs::sync);
-    while !syncing.is_finished() {
-        if Instant::now() >= end {
-            return false;
-        }
-        alive();
-        thread::sleep(LOOK);
-    }
-    true
+pub fn sync_within(limit: Duration, alive: impl FnMut()) -> bool {
+    apart::within(limit, alive, rustix::fs::sync).is_some()
 }
 
-/// Leaves, without waiting for disks ([`sync_within`]). Where the kernel refuses a verb, by a restart.
+/// Leaves, without waiting for disks ([`sync_within`]). Where the kernel refuses a verb, by a restart; and where that does not
+/// come to its end, because a device does not answer the kernel either, by one that asks none.
 pub fn leave(verb: Verb) -> ! {
     let how = match verb {
         Verb::Restart => How::Restart,
@@ -72,6 +71,9 @@ pub fn leave(verb: Verb) -> ! {
         Verb::Halt => How::Halt,
         Verb::Kexec => How::Kexec,
     };
+    if verb == Verb::Restart {
+        restart_at_once_after(RESTARTED_WITHIN, Path::new(AT_ONCE.0).into());
+    }
     let _ = reboot(how);
     let _ = reboot(How::Restart);
     // PID 1 must not end.
@@ -80,9 +82,35 @@ pub fn leave(verb: Verb) -> ! {
     }
 }
 
+/// Has the kernel restart at once, if it is still there then. While it restarts in good order it goes on to run threads.
+fn restart_at_once_after(time: Duration, trigger: PathBuf) {
+    // Where no thread can be had, there is the restart in good order.
+    let _ = thread::Builder::new().spawn(move || {
+        thread::sleep(time);
+        let _ = fs::write(trigger, AT_ONCE.1);
+    });
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+
+    /// The kernel waited for a disk in its turn, with no watchdog any more.
+    #[test]
+    fn a_restart_that_does_not_come_to_its_end_is_followed_by_one_that_asks_no_device() {
+        let folder = tempfile::tempdir().unwrap();
+        let trigger = folder.path().join("trigger");
+        fs::write(&trigger, "").unwrap();
+        restart_at_once_after(Duration::from_millis(50), trigger.clone());
+        assert_eq!(fs::read_to_string(&trigger).unwrap(), "", "not before its time");
+        let end = Instant::now() + Duration::from_mins(1);
+        while fs::read_to_string(&trigger).unwrap() != "b" {
+            assert!(Instant::now() < end, "it never came");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
 
     #[test]
     fn what_was_written_lasts_or_it_is_said_that_it_does_not() {

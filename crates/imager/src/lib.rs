@@ -14,6 +14,7 @@
 //! means: before the first write the machine goes back into the old OS, after it there is no way but on.
 
 pub mod access;
+mod apart;
 pub mod console;
 pub mod exit;
 pub mod files;

@@ -19,6 +19,9 @@ pub enum Ended {
     Done,
     /// It did not, for whatever reason; also when it died, or was ended because time was over.
     Failed,
+    /// It was to be ended and does not end: it waits for a disk that does not answer. It had not begun to write and, killed,
+    /// never will. Whatever it holds nobody can have before the machine restarts.
+    Stuck,
 }
 
 /// What the disk is now. Sector 0 tells: it is the first that is written and the last.
@@ -69,7 +72,8 @@ impl Course {
     /// What to do now that a worker has ended. `late`: the deadline, which counts only before the first write, is over.
     pub fn next(&mut self, ended: Ended, disk: Disk, late: bool) -> Next {
         match (ended, disk) {
-            (Ended::Done, Disk::Boots | Disk::Unfinished) => Next::Leave,
+            // Whatever the disk is: what led into the imager is as it was, and leads into the old OS, or here again.
+            (Ended::Stuck, _) | (Ended::Done, Disk::Boots | Disk::Unfinished) => Next::Leave,
             // It says that it is done, and the disk says that it is not: the disk is believed.
             (Ended::Done | Ended::Failed, Disk::Between) => self.finish(),
             (Ended::Failed, Disk::Boots) => {
@@ -279,6 +283,16 @@ mod tests {
                         break;
                     }
                 }
+            }
+        }
+    }
+
+    /// It was waited for without end: without a watchdog the node was gone until a person came.
+    #[test]
+    fn a_worker_that_does_not_end_and_has_not_begun_is_left_by_a_restart_whatever_the_disk_is() {
+        for disk in [Disk::Boots, Disk::Between, Disk::Unfinished] {
+            for task in [Task::Flash, Task::Undo] {
+                assert_eq!(Course::new(task, true).next(Ended::Stuck, disk, false), Next::Leave, "{task:?}, {disk:?}");
             }
         }
     }

@@ -35,6 +35,8 @@ pub struct Keeper {
 struct Kept {
     name: String,
     watchdog: Watchdog,
+    /// Of silence, after which it restarts the machine.
+    seconds: u32,
 }
 
 /// A watchdog as the kernel describes it.
@@ -70,16 +72,22 @@ impl Keeper {
             Err(error) => return format!("{name} ({identity}) cannot be kept: {error}"),
         };
         // Where its time cannot be set, it has one.
-        let seconds = watchdog.set_timeout(self.seconds).or_else(|_| watchdog.timeout());
-        let seconds = seconds.map_or_else(|error| format!("unknown: {error}"), |seconds| format!("{seconds} s"));
-        self.kept.push(Kept { name: name.clone(), watchdog });
+        let time = watchdog.set_timeout(self.seconds).or_else(|_| watchdog.timeout());
+        let seconds = *time.as_ref().unwrap_or(&LONG_SECONDS);
+        let time = time.map_or_else(|error| format!("unknown: {error}"), |seconds| format!("{seconds} s"));
+        self.kept.push(Kept { name: name.clone(), watchdog, seconds });
         let how = if *is_active { "was armed and is taken over" } else { "is armed" };
-        format!("{name} ({identity}) {how}: {seconds}")
+        format!("{name} ({identity}) {how}: {time}")
     }
 
     /// How many are kept.
     pub fn count(&self) -> usize {
         self.kept.len()
+    }
+
+    /// How long a silent machine goes on at most: the longest time of what is kept; nothing where no watchdog is.
+    pub fn silence(&self) -> Duration {
+        Duration::from_secs(self.kept.iter().map(|kept| kept.seconds).max().unwrap_or(0).into())
     }
 
     /// Says that we are alive. Called as often as one likes.
@@ -109,7 +117,7 @@ impl Keeper {
 
     /// Stops all. Gives what is to be said of those that go on.
     pub fn stop(&mut self) -> Vec<String> {
-        let stopped = self.kept.drain(..).map(|Kept { name, watchdog }| {
+        let stopped = self.kept.drain(..).map(|Kept { name, watchdog, .. }| {
             let _ = watchdog.set_timeout(LONG_SECONDS).and_then(|_| watchdog.keep_alive());
             watchdog
                 .disarm()
@@ -176,6 +184,7 @@ mod tests {
         assert_eq!(names(&keeper), ["watchdog1"], "hardware first");
         assert!(said[0].starts_with("watchdog1 (iTCO_wdt) is armed: "), "{said:?}");
         assert_eq!(keeper.look(), Vec::<String>::new(), "once");
+        assert_eq!(keeper.silence(), Duration::from_secs(LONG_SECONDS.into()), "a file does not tell its time");
         let (_folder, mut keeper) = machine(&[("iTCO_wdt", false), (SOFTWARE, true), ("IPMI", true)]);
         assert!(keeper.look()[0].contains("was armed and is taken over"));
         assert_eq!(names(&keeper), ["watchdog1", "watchdog2"]);
@@ -188,6 +197,7 @@ mod tests {
     fn a_machine_without_any_is_kept_as_well_as_it_can_be() {
         let (_folder, mut keeper) = machine(&[]);
         assert_eq!(keeper.look(), Vec::<String>::new());
+        assert_eq!(keeper.silence(), Duration::ZERO);
         keeper.pet();
         assert_eq!(keeper.stop(), Vec::<String>::new());
     }

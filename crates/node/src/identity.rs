@@ -1,7 +1,7 @@
 //! What a node keeps of itself: which files make its identity, what the configuration says of each kind, and the bundle that
 //! the imager puts into the new root.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -130,8 +130,10 @@ pub fn collect(settings: &Settings, root: &Path, origin: Option<&[u8]>) -> io::R
         }
     }
     paths.extend(settings.files.iter().map(|path| path.strip_prefix("/").unwrap_or(path).to_owned()));
-    let mut collector = Collector { root, archive: tar::Builder::new(Vec::new()), bundle: Bundle::default(), bytes: 0 };
+    let archive = tar::Builder::new(Vec::new());
+    let mut collector = Collector { root, archive, bundle: Bundle::default(), folders: BTreeSet::new(), bytes: 0 };
     for path in paths {
+        collector.add_above(&path)?;
         collector.add(&path)?;
     }
     let origin = origin.filter(|_| settings.choice(Item::Agent, policy) == Choice::Keep);
@@ -180,10 +182,27 @@ struct Collector<'a> {
     root: &'a Path,
     archive: tar::Builder<Vec<u8>>,
     bundle: Bundle,
+    /// Directories that are in it.
+    folders: BTreeSet<PathBuf>,
     bytes: u64,
 }
 
 impl Collector<'_> {
+    /// Adds the directories above a path, the highest first: where the new root lacks one, it is made as it was.
+    fn add_above(&mut self, path: &Path) -> io::Result<()> {
+        let mut above: Vec<_> = path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()).collect();
+        above.reverse();
+        for folder in above {
+            // Through links: in the new root it may be none. What leads nowhere is missed with the path itself.
+            if let Ok(data) = fs::metadata(self.root.join(folder))
+                && data.is_dir()
+            {
+                self.directory(folder, &data).map_err(|error| named(folder, &error))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a file, a link, or a directory with all that is in it. Anything else has no content that could be kept.
     fn add(&mut self, path: &Path) -> io::Result<()> {
         // What an earlier upgrade told this root is not so any more.
@@ -191,17 +210,18 @@ impl Collector<'_> {
             return Ok(());
         }
         let whole = self.root.join(path);
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("/{}: {error}", path.display()));
+        let named = |error: io::Error| named(path, &error);
         let data = whole.symlink_metadata().map_err(named)?;
-        let mut header = self.header(&data);
         if data.is_dir() {
-            self.directory(path, &mut header).map_err(named)?;
+            self.directory(path, &data).map_err(named)?;
             let mut inside: Vec<_> = fs::read_dir(&whole)?.collect::<io::Result<_>>()?;
             inside.sort_by_key(fs::DirEntry::file_name);
             return inside.iter().try_for_each(|entry| self.add(&path.join(entry.file_name())));
         }
+        let mut header = self.header(&data);
         if data.is_symlink() {
             let target = fs::read_link(&whole).map_err(named)?;
+            self.attributes(&whole).map_err(named)?;
             header.set_entry_type(tar::EntryType::Symlink);
             header.set_size(0);
             self.archive.append_link(&mut header, path, target).map_err(named)?;
@@ -222,13 +242,19 @@ impl Collector<'_> {
         Ok(())
     }
 
-    fn directory(&mut self, path: &Path, header: &mut tar::Header) -> io::Result<()> {
+    fn directory(&mut self, path: &Path, data: &fs::Metadata) -> io::Result<()> {
+        if !self.folders.insert(path.into()) {
+            return Ok(());
+        }
+        let mut header = self.header(data);
         header.set_entry_type(tar::EntryType::Directory);
         header.set_size(0);
-        self.archive.append_data(header, path, io::empty())
+        // Its own, also where it is reached by a link.
+        self.attributes(&self.root.join(path).join("."))?;
+        self.archive.append_data(&mut header, path, io::empty())
     }
 
-    /// Extended attributes stand in a record of their own before the file's.
+    /// Extended attributes stand in a record of their own before the file's; those of a link, not of what it leads to.
     fn attributes(&mut self, path: &Path) -> io::Result<()> {
         let mut attributes = Vec::new();
         let list = whole(|buffer| rustix::fs::llistxattr(path, buffer))?;
@@ -258,6 +284,10 @@ impl Collector<'_> {
         let _ = header.set_groupname(&name("etc/group", data.gid()));
         header
     }
+}
+
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("/{}: {error}", path.display()))
 }
 
 /// What `ask` puts into a buffer that holds the longest list, and the longest value, that Linux has (`XATTR_LIST_MAX`).
@@ -380,6 +410,44 @@ mod tests {
         assert_eq!(&value[..length], b"a\0b");
         let resolver = fs::read_link(new.path().join("etc/resolv.conf")).unwrap();
         assert_eq!(resolver, Path::new("/run/systemd/resolve/stub-resolv.conf"));
+    }
+
+    /// The keys alone were collected: `~/.ssh` became root's, and open to everybody. Attributes were collected of files only.
+    #[test]
+    fn the_directories_above_what_is_kept_are_as_they_were_and_so_are_attributes_of_directories() {
+        let root = node();
+        let ssh = root.path().join("home/alice/.ssh");
+        fs::set_permissions(&ssh, fs::Permissions::from_mode(0o700)).unwrap();
+        rustix::fs::setxattr(&ssh, "user.note", b"hers", rustix::fs::XattrFlags::empty()).unwrap();
+        let bundle = collect(&Settings::default(), root.path(), None).unwrap();
+        assert!(!bundle.files.contains(&"/home/alice/.ssh".into()), "a directory is no file that is kept");
+        let new = tempfile::tempdir().unwrap();
+        fs::create_dir(new.path().join("etc")).unwrap();
+        for table in ["etc/passwd", "etc/group"] {
+            fs::copy(Path::new("/").join(table), new.path().join(table)).unwrap();
+        }
+        imager::identity::put(&mut &*bundle.archive, new.path()).unwrap();
+        let put = new.path().join("home/alice/.ssh");
+        assert_eq!(fs::metadata(&put).unwrap().mode() & 0o7777, 0o700);
+        let mut value = [0; 8];
+        let length = rustix::fs::getxattr(&put, "user.note", &mut value).unwrap();
+        assert_eq!(&value[..length], b"hers");
+        assert!(put.join("authorized_keys").exists() && !put.join("id_ed25519").exists());
+    }
+
+    /// Those of links were not collected: SELinux forbids what it has no label of.
+    #[test]
+    #[ignore = "needs root: run by ./test"]
+    fn attributes_of_a_link_are_kept() {
+        let root = node();
+        let link = root.path().join("etc/resolv.conf");
+        rustix::fs::lsetxattr(&link, "trusted.note", b"its", rustix::fs::XattrFlags::empty()).unwrap();
+        let bundle = collect(&Settings::default(), root.path(), None).unwrap();
+        let new = tempfile::tempdir().unwrap();
+        imager::identity::put(&mut &*bundle.archive, new.path()).unwrap();
+        let mut value = [0; 8];
+        let length = rustix::fs::lgetxattr(new.path().join("etc/resolv.conf"), "trusted.note", &mut value).unwrap();
+        assert_eq!(&value[..length], b"its");
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoBond, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, VlanProtocol,
+    BondArpAllTargets, InfoBond, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    VlanProtocol,
 };
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::rule::RuleMessage;
@@ -15,6 +16,8 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::netlink::Netlink;
 use super::{Address, Kind, Link, Mac, Network, advertisements, leases, names, routes, rules};
 
+/// Of a bond that was told no other.
+const AD_ACTOR_SYS_PRIO: u16 = 65535;
 /// `EOPNOTSUPP`.
 const OPNOTSUPP: i32 = rustix::io::Errno::OPNOTSUPP.raw_os_error();
 
@@ -160,6 +163,11 @@ pub(super) fn mac_of(link: &LinkMessage) -> Option<Mac> {
     made_with.or_else(|| current_mac(link))
 }
 
+/// The address that it was given instead of the one that it was made with.
+fn given_mac(link: &LinkMessage) -> Option<Mac> {
+    current_mac(link).filter(|mac| mac_of(link) != Some(*mac))
+}
+
 /// Who it is a port of.
 pub(super) fn controller(link: &LinkMessage) -> Option<u32> {
     link.attributes.iter().find_map(|attribute| match attribute {
@@ -198,9 +206,11 @@ fn understand_links(
                 Kind::Vlan { below, .. } => has(below),
             };
             if stands {
+                left_out.extend(left_out_of(own, link));
                 level.push(Link {
                     name: own.clone(),
                     mac: mac_of(link),
+                    goes_by: given_mac(link).filter(|_| kind == Kind::Card && controller(link).is_none()),
                     mtu: mtu(link),
                     kind,
                     port_of: controller(link).and_then(name),
@@ -241,7 +251,7 @@ pub(super) fn understand_kind(
     });
     match (virtual_kind(link)?, data) {
         (InfoKind::Bridge, _) => Some(Kind::Bridge),
-        (InfoKind::Bond, Some(InfoData::Bond(infos))) => Some(bond(infos)),
+        (InfoKind::Bond, Some(InfoData::Bond(infos))) => Some(bond(infos, name)),
         (InfoKind::Vlan, Some(InfoData::Vlan(infos))) => {
             let id = infos.iter().find_map(|info| match info {
                 InfoVlan::Id(id) => Some(*id),
@@ -254,18 +264,54 @@ pub(super) fn understand_kind(
     }
 }
 
-fn bond(infos: &[InfoBond]) -> Kind {
+fn bond(infos: &[InfoBond], name: &dyn Fn(u32) -> Option<String>) -> Kind {
     let (mut mode, mut miimon, mut xmit_hash_policy, mut lacp_rate) = (0, 0, 0, 0);
+    let (mut arp_interval, mut arp_targets, mut arp_validate) = (0, Vec::new(), 0);
+    let (mut primary, mut fail_over_mac) = (None, 0);
     for info in infos {
         match info {
             InfoBond::Mode(value) => mode = (*value).into(),
             InfoBond::MiiMon(value) => miimon = *value,
             InfoBond::XmitHashPolicy(value) => xmit_hash_policy = (*value).into(),
             InfoBond::AdLacpRate(value) => lacp_rate = (*value).into(),
+            InfoBond::ArpInterval(value) => arp_interval = *value,
+            InfoBond::ArpIpTarget(targets) => arp_targets.clone_from(targets),
+            InfoBond::ArpValidate(value) => arp_validate = (*value).into(),
+            InfoBond::Primary(index) => primary = name(*index),
+            InfoBond::FailOverMac(value) => fail_over_mac = (*value).into(),
+            // What else decides whether it carries anything is named by `left_out_of`.
             _ => {}
         }
     }
-    Kind::Bond { mode, miimon, xmit_hash_policy, lacp_rate }
+    Kind::Bond {
+        mode,
+        miimon,
+        xmit_hash_policy,
+        lacp_rate,
+        arp_interval,
+        arp_targets,
+        arp_validate,
+        primary,
+        fail_over_mac,
+    }
+}
+
+/// What an interface is made again without, though it may carry nothing then.
+fn left_out_of(name: &str, link: &LinkMessage) -> Vec<String> {
+    let bond = infos(link).filter_map(|info| match info {
+        LinkInfo::Data(InfoData::Bond(infos)) => Some(infos),
+        _ => None,
+    });
+    let what = bond.flatten().filter_map(|info| match info {
+        InfoBond::NsIp6Target(targets) if !targets.is_empty() => Some("ns_ip6_target"),
+        InfoBond::ArpAllTargets(BondArpAllTargets::All) => Some("arp_all_targets"),
+        InfoBond::MinLinks(1..) => Some("min_links"),
+        InfoBond::AdActorSystem(system) if *system != [0; 6] => Some("ad_actor_system"),
+        InfoBond::AdActorSysPrio(priority) if *priority != AD_ACTOR_SYS_PRIO => Some("ad_actor_sys_prio"),
+        InfoBond::AdUserPortKey(1..) => Some("ad_user_port_key"),
+        _ => None,
+    });
+    what.map(|what| format!("{what} of bond {name}")).collect()
 }
 
 fn mtu(link: &LinkMessage) -> u32 {
@@ -307,4 +353,43 @@ fn understand_address(message: &AddressMessage) -> Option<(u32, Address)> {
         lease: None,
     };
     Some((message.header.index, address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
+    const GIVEN: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
+
+    fn understood(attributes: Vec<LinkAttribute>) -> (Vec<Link>, Vec<String>) {
+        let mut card = LinkMessage::default();
+        card.header.flags = LinkFlags::Up;
+        card.attributes = vec![LinkAttribute::Address(GIVEN.to_vec()), LinkAttribute::PermAddress(OWN.to_vec())];
+        card.attributes.extend(attributes);
+        let mut bond = LinkMessage::default();
+        (bond.header.index, bond.header.flags) = (2, LinkFlags::Up);
+        let infos = vec![InfoBond::MinLinks(2), InfoBond::AdUserPortKey(0)];
+        bond.attributes =
+            vec![LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bond), LinkInfo::Data(InfoData::Bond(infos))])];
+        let links = BTreeMap::from([(1, ("eth0".to_owned(), card)), (2, ("bond0".to_owned(), bond))]);
+        let mut left_out = Vec::new();
+        (understand_links(&links, &[], &mut left_out), left_out)
+    }
+
+    /// It was found again by its own address, and left with that: a network that lets in only the other did not.
+    #[test]
+    fn the_address_that_a_card_was_given_is_known_beside_its_own_and_that_of_a_port_is_its_bond_s() {
+        let (links, _) = understood(Vec::new());
+        assert_eq!((links[0].mac, links[0].goes_by), (Mac::of(&OWN), Mac::of(&GIVEN)));
+        let (links, _) = understood(vec![LinkAttribute::Controller(2)]);
+        assert_eq!((links[0].mac, links[0].goes_by), (Mac::of(&OWN), None));
+    }
+
+    /// It was dropped without a word.
+    #[test]
+    fn what_a_bond_is_made_again_without_is_named() {
+        let (_, left_out) = understood(vec![LinkAttribute::Controller(2)]);
+        assert_eq!(left_out, ["min_links of bond bond0"]);
+    }
 }

@@ -70,6 +70,9 @@ pub struct Link {
     /// Its hardware address, `52:54:00:12:34:56`; of a card, the one that it was made with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<Mac>,
+    /// Of a card that is no port, the hardware address that it was given instead of its own, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goes_by: Option<Mac>,
     /// Largest packet, bytes.
     pub mtu: u32,
     /// What it is.
@@ -101,6 +104,21 @@ pub enum Kind {
         xmit_hash_policy: u8,
         /// 0: a partner talks every 30 s; 1: every second.
         lacp_rate: u8,
+        /// How often it asks the targets by ARP instead of looking for a carrier, milliseconds; 0: never.
+        #[serde(default)]
+        arp_interval: u32,
+        /// Whom it asks.
+        #[serde(default)]
+        arp_targets: Vec<Ipv4Addr>,
+        /// Which answers count.
+        #[serde(default)]
+        arp_validate: u32,
+        /// The port that is to be active, if it can be.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        primary: Option<String>,
+        /// Whose hardware address it goes by: 0 is one for all ports, 1 that of the active one.
+        #[serde(default)]
+        fail_over_mac: u8,
     },
     /// A bridge. It is made again where it has a port that is taken along.
     Bridge,
@@ -287,6 +305,7 @@ mod tests {
             links: vec![Link {
                 name: "bond0.7".into(),
                 mac: Mac::of(&[2, 0, 0, 0, 0, 0xfe]),
+                goes_by: None,
                 mtu: 9000,
                 kind: Kind::Vlan { below: "bond0".into(), id: 7, service: false },
                 port_of: None,

@@ -91,6 +91,22 @@ fn a_network_that_is_there_is_left_as_it_is() {
     assert_eq!(lasting(server.captured()), lasting(was));
 }
 
+/// It was left with the one that it was made with.
+#[test]
+#[ignore = "needs root (network namespaces) and ip: run by ./test"]
+fn a_card_goes_by_the_address_that_it_was_given() {
+    let (server, _far) = server("given");
+    let mut was = server.captured();
+    let given = Mac::of(&[2, 0, 0, 0, 0, 0xfe]);
+    was.links[0].goes_by = given;
+    assert_eq!(server.applied(&was), Vec::<String>::new());
+    let is = server.captured();
+    assert_eq!(is.links[0].mac, given, "a cable's end has no other");
+    for route in &was.routes {
+        assert!(is.routes.contains(route), "it was lost while the card was down: {route:?}");
+    }
+}
+
 #[test]
 #[ignore = "needs root (network namespaces) and ip: run by ./test"]
 fn what_cannot_be_made_is_said_and_the_rest_is_made() {
