@@ -16,7 +16,7 @@ pub(crate) fn catch(stop: Stop) -> io::Result<()> {
     let (mut interrupt, mut terminate) = {
         let _inside = runtime.enter();
         // What was caught once stays caught, whether anybody listens or not.
-        signal(SignalKind::hangup())?;
+        drop(signal(SignalKind::hangup())?);
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
     };
     let listen = move || {
