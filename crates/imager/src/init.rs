@@ -487,11 +487,10 @@ pub(crate) fn disk_in(run: &Path) -> Disk {
     let disk = PathBuf::from(path.trim());
     match apart::within(SEEN_WITHIN, || (), move || does_boot(&disk)).flatten() {
         Some(true) if run.join(UNFINISHED).exists() => Disk::Unfinished,
-        Some(true) => Disk::Boots,
         Some(false) => Disk::Between,
         // A disk that cannot be read is not one to restart into, once it was written to. Before, it is what led here.
         None if run.join(BEGUN).exists() => Disk::Between,
-        None => Disk::Boots,
+        Some(true) | None => Disk::Boots,
     }
 }
 

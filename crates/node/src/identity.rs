@@ -435,7 +435,7 @@ mod tests {
         assert!(put.join("authorized_keys").exists() && !put.join("id_ed25519").exists());
     }
 
-    /// Those of links were not collected: SELinux forbids what it has no label of.
+    /// Those of links were not collected: `SELinux` forbids what it has no label of.
     #[test]
     #[ignore = "needs root: run by ./test"]
     fn attributes_of_a_link_are_kept() {

@@ -379,8 +379,14 @@ fn last_refresh_step(stop: &Stop) -> Step<Under> {
         let refresh = move || {
             // Nobody else takes the place before this has ended, whoever waits for it.
             let _held = held;
-            let mut staging =
-                Staging { place: &place, site: &site, opened: &opened, target: &target, record: &mut record, watch: &*watch };
+            let mut staging = Staging {
+                place: &place,
+                site: &site,
+                opened: &opened,
+                target: &target,
+                record: &mut record,
+                watch: &*watch,
+            };
             staging.refresh(true)
         };
         bounded::run("staging what was written since", refresh, end, &stop)?.map(Some).map_err(last)

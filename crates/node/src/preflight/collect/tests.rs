@@ -178,7 +178,7 @@ fn the_data_of_a_datastore_counts_for_its_owners_without_being_named() {
     assert_eq!(owners::of(&machine, &owned).each[0].path, "/data/mysql");
 }
 
-/// `/etc/my.cnf.d`, where RHEL's MariaDB is configured, was not read.
+/// `/etc/my.cnf.d`, where RHEL's `MariaDB` is configured, was not read.
 #[test]
 fn data_is_found_where_rhel_configures_it() {
     let made = Made::new();
