@@ -104,11 +104,24 @@ impl Layout {
     }
 }
 
-/// Where on a whole disk the space is that is kept free behind its image, bytes: as either copy of the partition table tells;
-/// nothing, if none does. Sector 0 is not asked: while the disk is half one image and half another, it says nothing.
+/// Where on a whole disk the space is that is kept free behind its image, bytes; nothing, if no partition table tells. While the
+/// disk is half one image and half another it has neither a sector 0 nor a header: then the entries are looked at where they
+/// usually stand, and whoever asks has to look whether what they tell is there.
 pub fn behind(disk: &dyn ReadAt) -> io::Result<Option<Range<u64>>> {
-    let Some(gpt) = Gpt::find(disk)? else { return Ok(None) };
-    Ok(gpt.kept_free(disk)?.filter(|range| range.end <= disk.size()))
+    let headless = |sector_size: u32, entries_lba: u64| {
+        Gpt { sector_size, lba: 1, other_lba: 0, entries_lba, entries: 128, entry_bytes: 128 }
+    };
+    let usual = SECTOR_SIZES.into_iter().flat_map(|sector_size| {
+        let entries_sectors = (128 * 128) / u64::from(sector_size);
+        let copy = (disk.size() / u64::from(sector_size)).checked_sub(1 + entries_sectors);
+        [Some(2), copy].into_iter().flatten().map(move |lba| headless(sector_size, lba))
+    });
+    for gpt in Gpt::find(disk)?.into_iter().chain(usual) {
+        if let Some(range) = gpt.kept_free(disk)?.filter(|range| range.end <= disk.size()) {
+            return Ok(Some(range));
+        }
+    }
+    Ok(None)
 }
 
 /// A GPT header that has the right checksums.

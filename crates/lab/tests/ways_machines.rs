@@ -203,7 +203,6 @@ fn a_worker_that_cannot_be_ended_is_ended_by_the_watchdog() {
     node.machine.wait_for("time is over before the first write", UP).expect("the deadline");
     node.machine.end_at_restart().expect("QEMU does as it is told");
     node.machine.wait_for("Initiating system reboot", UP).expect("the watchdog");
-    node.machine.throttle("root", 0).expect("it answers again");
     is_untouched(&mut node, &before);
     node.runs("1").expect("the version");
     node.status("failed; the old OS is as it was").expect("a verdict");

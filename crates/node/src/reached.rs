@@ -1,7 +1,7 @@
 //! A place behind an image, on the disk of a machine that starts nothing any more: for a person who comes with another system.
 //!
 //! What the kernel says of the disk's partitions counts for nothing here: half one image and half another, it has none. Where the
-//! space lies is read from the table's two copies, of which a flash and an undo leave one alone, or told by the person.
+//! space lies is read from the table's entries, which outlive its headers, or told by the person.
 
 use std::fs;
 use std::io::ErrorKind;

@@ -129,12 +129,12 @@ fn a_place_behind_the_image_of_a_disk_that_starts_nothing_is_reached_and_let_go(
         device.write_all_at(&[0; 512], offset).and_then(|()| device.sync_all()).expect("written");
     };
     finds_the_way_back(None);
-    // As a flash leaves it: nothing in sector 0; then the table torn, too.
-    for lost in [0, 512] {
+    // As a flash leaves it that is cut off: nothing in sector 0, nor in the table's headers. Then the entries are torn, too.
+    for lost in [0, 512, 64 * MIB - 512, 1024] {
         zero(lost);
         finds_the_way_back(None);
     }
-    zero(64 * MIB - 512);
+    zero(64 * MIB - 33 * 512);
     let why = reach(None).expect_err("no table is left").to_string();
     assert!(why.contains("has no partition table") && why.contains("--log behind@OFFSET+LENGTH"), "{why}");
     finds_the_way_back(Some(16 * MIB..48 * MIB));
