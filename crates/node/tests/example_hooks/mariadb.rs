@@ -221,11 +221,11 @@ fn a_list_or_a_load_that_takes_too_long_is_not_waited_for_beyond_the_deadline() 
     let cases =
         "*dump_status*) printf 'x\\tDumping at page 1\\n' ;;\n*load_status*) printf 'x\\tLoaded 1/2 pages\\n' ;;";
     let programs = server.room.in_place_of("mariadb", cases);
-    server.settings(&format!("MARIADB_KEEP_SECONDS=5\nMARIADB_LOAD_SECONDS=5\n{programs}"));
+    server.settings(&format!("MARIADB_KEEP_SECONDS=2\nMARIADB_LOAD_SECONDS=2\n{programs}"));
     let said = server.quiesce().expect("cold is no reason to stop");
-    assert!(said.contains("has not listed its pages within 5 s: Dumping at page 1"), "{said}");
+    assert!(said.contains("has not listed its pages within 2 s: Dumping at page 1"), "{said}");
     let said = server.trial();
-    assert!(said.contains("still loading after the 5 s that were allowed: Loaded 1/2 pages"), "{said}");
+    assert!(said.contains("still loading after the 2 s that were allowed: Loaded 1/2 pages"), "{said}");
 }
 
 #[test]
