@@ -108,8 +108,13 @@ impl Layout {
 /// disk is half one image and half another it has neither a sector 0 nor a header: then the entries are looked at where they
 /// usually stand, and whoever asks has to look whether what they tell is there.
 pub fn behind(disk: &dyn ReadAt) -> io::Result<Option<Range<u64>>> {
-    let headless = |sector_size: u32, entries_lba: u64| {
-        Gpt { sector_size, lba: 1, other_lba: 0, entries_lba, entries: 128, entry_bytes: 128 }
+    let headless = |sector_size: u32, entries_lba: u64| Gpt {
+        sector_size,
+        lba: 1,
+        other_lba: 0,
+        entries_lba,
+        entries: 128,
+        entry_bytes: 128,
     };
     let usual = SECTOR_SIZES.into_iter().flat_map(|sector_size| {
         let entries_sectors = (128 * 128) / u64::from(sector_size);
