@@ -93,10 +93,7 @@ impl Apply<'_> {
             offset: 0,
             source,
         })?;
-        let is_right = match self.gather.image.chunk_page(0)?.chunks[0] {
-            Chunk::Zero => sys::is_zero(&chunk),
-            Chunk::Data { digest, .. } => image::digest::chunk(&chunk, 0) == digest,
-        };
+        let is_right = self.gather.image.chunk_page(0)?.chunks[0].is(&chunk, 0);
         if is_right { Ok(()) } else { Err(Error::Unproved { offset: 0, attempts: 1 }) }
     }
 

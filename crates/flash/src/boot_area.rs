@@ -116,8 +116,7 @@ pub fn partitions_now(disk: &dyn Disk) -> Result<Vec<Range<u64>>> {
     Ok(layout.partitions.iter().map(|one| one.offset..one.offset + one.length).collect())
 }
 
-/// Where on the disk the space is that is kept free behind its image, in bytes, as either copy of the partition table tells; also
-/// while the disk is half one image and half another.
+/// Where on the disk the space is that is kept free behind its image, in bytes ([`image::layout::behind`]).
 pub fn behind_now(disk: &dyn Disk) -> Result<Option<Range<u64>>> {
     let failed = |source| Error::Disk { doing: "reading the partition table of", offset: 0, source };
     let whole = WholeDisk { disk, size: disk.size().map_err(failed)? };

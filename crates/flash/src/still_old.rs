@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use image::Image;
-use image::table::{Chunk, PAGE_CHUNKS};
+use image::table::PAGE_CHUNKS;
 use model::Digest;
 use sys::{AlignedBuf, Disk, Medium};
 
@@ -96,10 +96,7 @@ impl StillOld<'_> {
         let range = geometry.in_image(chunk);
         let content = &content[..len(&range)];
         let page = image.chunk_page(chunk / PAGE_CHUNKS as u64)?;
-        Ok(match page.chunks[(chunk % PAGE_CHUNKS as u64) as usize] {
-            Chunk::Zero => sys::is_zero(content),
-            Chunk::Data { digest, .. } => image::digest::chunk(content, range.start) == digest,
-        })
+        Ok(page.chunks[(chunk % PAGE_CHUNKS as u64) as usize].is(content, range.start))
     }
 
     /// Chunks that the flash overwrites and what they were last: of those whose content the first pass logged some, all over the

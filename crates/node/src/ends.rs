@@ -68,9 +68,7 @@ impl Node {
             tracing::warn!(%error, "that this image has failed before could not be forgotten");
         }
         self.place.clear()?;
-        if let Err(error) = entrance::disarm(&self.machine.host()) {
-            tracing::warn!(%error, "the room that was kept for the way back could not be given back");
-        }
+        self.disarm_or_warn("the room that was kept for the way back could not be given back");
         if let Err(error) = Origin::forget(&self.machine) {
             tracing::warn!(%error, "this root still says where the place is, which may be moved from now on");
         }
@@ -95,11 +93,16 @@ impl Node {
         left
     }
 
+    /// Takes away what leads into the imager, and the room that is kept for it. Where that cannot be, this is warned of.
+    pub(crate) fn disarm_or_warn(&self, warning: &str) {
+        if let Err(error) = entrance::disarm(&self.machine.host()) {
+            tracing::warn!(%error, "{warning}");
+        }
+    }
+
     /// The way back could not even begin, and can be tried again.
     pub(crate) fn cannot_leave(&self, why: &str) -> Result<()> {
-        if let Err(error) = entrance::disarm(&self.machine.host()) {
-            tracing::warn!(%error, "what leads into the imager could not be taken away: the next restart may go there");
-        }
+        self.disarm_or_warn("what leads into the imager could not be taken away: the next restart may go there");
         self.note(step::UNDO, What::Failed, Some(why.into()))
     }
 
@@ -107,9 +110,7 @@ impl Node {
         // What the imager said of the flash must not be taken for what it will say of the undo.
         self.place.forget_ending()?;
         // Gives back the room that was kept for it.
-        if let Err(error) = entrance::disarm(&self.machine.host()) {
-            tracing::warn!(%error, "the room that was kept for the way back could not be given back");
-        }
+        self.disarm_or_warn("the room that was kept for the way back could not be given back");
         let mut entrance = self.entrance(None)?;
         let environment = environment::recall(&self.place.environment())?;
         let operators = Operators::collect(&self.config.imager, Path::new("/"));
@@ -140,9 +141,7 @@ impl Node {
             return Ok(());
         }
         // What an upgrade that failed could not take back any more.
-        if let Err(error) = entrance::disarm(&self.machine.host()) {
-            tracing::warn!(%error, "what led into the imager could not be taken away");
-        }
+        self.disarm_or_warn("what led into the imager could not be taken away");
         self.after(record, Moment::Undrain);
         Ok(())
     }

@@ -8,7 +8,6 @@ use imager::untouched::Outcome;
 use imager::worker::Ending;
 use steps::{Journal, What};
 
-use crate::entrance;
 use crate::error::{Error, Result};
 use crate::node::{Node, PATIENCE, Status};
 use crate::origin::Origin;
@@ -72,9 +71,7 @@ impl Node {
         self.carry_log();
         // A boot entry outlives the restart on the disk that holds it, and an undo brings it back. It is not booked any
         // more; but it holds the job. It goes first: once the journal has the ending, nobody comes here again.
-        if let Err(error) = entrance::disarm(&self.machine.host()) {
-            tracing::warn!(%error, "what led into the imager is not booked, and could not be taken away");
-        }
+        self.disarm_or_warn("what led into the imager is not booked, and could not be taken away");
         let done = if ending.is_none() { self.what_was_done(record) } else { None };
         let (step, what, text) = verdict(ending.as_ref(), done, state);
         self.note(step, what, Some(text))?;

@@ -250,7 +250,7 @@ impl Device {
             parts.push(format!("virtual:{}", self.name));
         }
         // The namespaces of an `NVMe` controller share its address.
-        parts.extend(self.text("nsid").map(|number| format!("namespace:{number}")));
+        parts.extend(self.namespace().map(|number| format!("namespace:{number}")));
         parts.join("_")
     }
 

@@ -69,6 +69,16 @@ pub enum Chunk {
     },
 }
 
+impl Chunk {
+    /// Whether `content`, which stands at byte `offset` of the disk, is this chunk's.
+    pub fn is(&self, content: &[u8], offset: u64) -> bool {
+        match self {
+            Self::Zero => sys::is_zero(content),
+            Self::Data { digest, .. } => crate::digest::chunk(content, offset) == *digest,
+        }
+    }
+}
+
 /// Why bytes are no table, or not the one that the manifest describes.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
