@@ -12,9 +12,9 @@ use bytes::Bytes;
 use image::Image;
 use keepstate_flash as flash;
 use store::{Clock, Failing, Fault, Policy, Store, Transfer, VirtualClock, When};
-use support::Random;
 use support::images::{FOLDER, Pair, Shape};
 use support::machine::{Is, Machine, classify};
+use support::{Random, rounds};
 
 /// How long a stalled request waits.
 const STALL: Duration = Duration::from_secs(20);
@@ -108,15 +108,13 @@ fn every_fault_at_every_rate() {
 /// Thousands of seeds, each with another mixture of faults; `KEEPSTATE_LONG` makes it a hundred times as many.
 #[test]
 fn random_faults_of_random_flashes() {
-    let rounds = if std::env::var_os("KEEPSTATE_LONG").is_some() { 4_000 } else { 40 };
-    let mut random = Random(99);
-    let mut met = Vec::new();
-    for round in 0..rounds {
-        let shape = Shape::random(&mut random);
+    let count = if std::env::var_os("KEEPSTATE_LONG").is_some() { 4_000 } else { 40 };
+    let met: Vec<_> = rounds(count, 99, |round, random| {
+        let shape = Shape::random(random);
         // A new pair is dear, a flash is cheap.
         let pair = Pair::new(&shape, random.next());
         let another = Pair::new(&shape, random.next());
-        for _ in 0..4 {
+        [(); 4].map(|()| {
             let seed = random.next();
             let bad = Bad::new(&pair, seed);
             replay_another_image(&bad, &pair, &another);
@@ -128,9 +126,12 @@ fn random_faults_of_random_flashes() {
                     bad.store.inject(fault, When::Rate(rate));
                 }
             }
-            met.push(flash_and_recover(&pair, &shape, &bad, &format!("round {round}, seed {seed}")));
-        }
-    }
+            flash_and_recover(&pair, &shape, &bad, &format!("round {round}, seed {seed}"))
+        })
+    })
+    .into_iter()
+    .flatten()
+    .collect();
     for is in [Is::Old, Is::New, Is::Dead] {
         assert!(met.contains(&is), "no round ended with a disk that is {is:?}");
     }

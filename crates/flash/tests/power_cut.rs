@@ -11,7 +11,7 @@ use flash::{Dirty, Error, Flash};
 use keepstate_flash as flash;
 use support::images::{Pair, Shape};
 use support::machine::{Is, Machine, Totals, classify};
-use support::{Power, Random};
+use support::{Power, Random, rounds};
 
 /// Cuts at operation `cut`, then goes both ways. Gives what the disk was after the cut, or nothing if all was done before.
 fn cut_and_recover(pair: &Pair, shape: &Shape, cut: u64, seed: u64) -> Option<Is> {
@@ -108,18 +108,17 @@ fn every_cut_where_the_image_ends_within_a_chunk() {
 /// Thousands of seeds, each another pair, shape and cut; `KEEPSTATE_LONG` makes it a hundred times as many.
 #[test]
 fn random_cuts_of_random_flashes() {
-    let rounds = if std::env::var_os("KEEPSTATE_LONG").is_some() { 20_000 } else { 150 };
-    let mut random = Random(77);
-    for round in 0..rounds {
+    let count = if std::env::var_os("KEEPSTATE_LONG").is_some() { 20_000 } else { 150 };
+    rounds(count, 77, |round, random| {
         let seed = random.next();
-        let shape = Shape::random(&mut random);
+        let shape = Shape::random(random);
         // A new pair is dear, a cut is cheap.
         let pair = Pair::new(&shape, seed);
         for _ in 0..4 {
             let cut = random.below(90);
             let _ = cut_and_recover(&pair, &shape, cut, seed ^ round);
         }
-    }
+    });
 }
 
 /// What the trial OS wrote does not matter, wherever it wrote.

@@ -8,7 +8,9 @@ pub mod machine;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use sys::{Disk, Medium};
 
@@ -34,6 +36,29 @@ impl Random {
             piece.copy_from_slice(&self.next().to_le_bytes()[..piece.len()]);
         }
     }
+}
+
+/// Rounds 0 to `count` on every core, each with numbers of its own: a round is the same on any machine, whatever ran beside it.
+pub fn rounds<T: Send>(count: u64, seed: u64, run: impl Fn(u64, &mut Random) -> T + Sync) -> Vec<T> {
+    let next = AtomicU64::new(0);
+    let work = || {
+        let mut results = Vec::new();
+        loop {
+            let round = next.fetch_add(1, Ordering::Relaxed);
+            if round >= count {
+                return results;
+            }
+            results.push(run(round, &mut Random(Random(seed ^ round.rotate_left(32)).next())));
+        }
+    };
+    thread::scope(|scope| {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
 }
 
 /// Cuts the power of everything plugged into it after so many operations.
