@@ -123,6 +123,19 @@ impl Pair {
         Self::of(shape, old, new, &mut random)
     }
 
+    /// Lines of text, so that a log of it is small: one chunk of five is another in the image.
+    pub fn texts(shape: &Shape) -> Self {
+        let fill = |chunk: &mut [u8], line: &str| {
+            chunk.iter_mut().zip(line.bytes().cycle()).for_each(|(byte, letter)| *byte = letter);
+        };
+        let mut old = vec![0; shape.chunks * CHUNK - shape.cut + shape.behind];
+        old.chunks_mut(CHUNK).enumerate().for_each(|(index, chunk)| fill(chunk, &format!("old, chunk {index}\n")));
+        let mut new = old[..old.len() - shape.behind].to_vec();
+        let changed = new.chunks_mut(CHUNK).enumerate().skip(2).step_by(5);
+        changed.for_each(|(index, chunk)| fill(chunk, &format!("new, chunk {index}\n")));
+        Self::of(shape, old, new, &mut Random(1))
+    }
+
     fn of(shape: &Shape, mut old: Vec<u8>, mut new: Vec<u8>, random: &mut Random) -> Self {
         // Both boot, and both have a GPT at their ends.
         for disk in [&mut old, &mut new] {
