@@ -68,6 +68,37 @@ fn a_machine_without_the_memory_to_write_does_not_begin_to() {
 mod long {
     use super::*;
 
+    /// A datastore that does not come to rest keeps the node where it is: in traffic, in its OS, and so is the next boot.
+    #[test]
+    #[ignore = "needs QEMU and root: run by ./test --long"]
+    fn a_hook_that_refuses_to_quiesce_ends_the_upgrade_in_the_old_os_and_in_traffic() {
+        let mut node = start("early-quiesce", "");
+        let hooks = "mkdir -p /etc/keepstate/hooks/drain.d /etc/keepstate/hooks/quiesce.d /etc/keepstate/hooks/undrain.d && \
+                     cd /etc/keepstate/hooks && \
+                     printf '#!/bin/sh\\necho out >>/data/traffic\\n' >drain.d/10-out && \
+                     printf '#!/bin/sh\\necho in >>/data/traffic\\n' >undrain.d/10-in && \
+                     printf '#!/bin/sh\\necho two replicas are behind; exit 1\\n' >quiesce.d/10-behind && \
+                     chmod +x */* && sync";
+        node.machine.sh(hooks).expect("hooks");
+        let boot_id = node.machine.boot_id().expect("a boot id");
+        node.node("prepare").expect("prepared");
+        let order = format!("{} --yes", node.versions.command("upgrade", 2));
+        let refused = node.machine.try_sh(&order, PREPARED).expect("an answer");
+        say(&refused.output);
+        assert_ne!(refused.code, 0, "{}", refused.output);
+        assert!(refused.output.contains("two replicas are behind"), "{}", refused.output);
+        assert_eq!(node.machine.boot_id().expect("a boot id"), boot_id, "it was never left");
+        assert_eq!(node.machine.sh("cat /data/traffic").expect("an answer"), "out\nin");
+        let said = node.status(AS_IT_WAS).expect("a verdict");
+        assert!(said.contains("two replicas are behind"), "{said}");
+
+        node.machine.tell("reboot").expect("told");
+        node.machine.wait_for_other_boot(&boot_id, PREPARED).expect("another boot");
+        node.runs("1").expect("nothing was armed any more");
+        node.machine.sh("rm /etc/keepstate/hooks/quiesce.d/10-behind").expect("removed");
+        node.upgrade().expect("with the replicas there, it goes");
+    }
+
     #[test]
     #[ignore = "needs QEMU and root: run by ./test --long"]
     fn a_stage_of_another_image_than_was_prepared_is_not_flashed() {

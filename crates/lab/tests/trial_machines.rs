@@ -55,6 +55,36 @@ mod long {
         node.has_its_data().expect("its data");
     }
 
+    /// It is up, and its datastore, of which nobody has declared that it can go back, has started: the data may be new already.
+    #[test]
+    #[ignore = "needs QEMU and root: run by ./test --long"]
+    fn an_os_that_is_not_well_once_an_undeclared_datastore_has_started_stays_until_a_person_decides() {
+        let mut node = start(
+            "trial-ask",
+            &[
+                "s/^deadline-seconds.*/deadline-seconds = 10/",
+                "s/^commit.*/ports = [4242]/",
+                "s,^place.*,&\\ndata = [\"/data\"],",
+            ],
+        );
+        node.order().expect("it goes down");
+        node.machine.wait_for("lab: tiny 2 is up", PREPARED).expect("the new OS");
+        node.machine.wait_until_up(UP).expect("up");
+        let asked = node.status("waiting for a person").expect("a verdict");
+        say(&asked);
+        for part in ["4242", "nobody has declared", "versions not known"] {
+            assert!(asked.contains(part), "{part}: {asked}");
+        }
+        // A restart changes nothing about it.
+        let boot_id = node.machine.boot_id().expect("a boot id");
+        node.machine.tell("reboot").expect("told");
+        node.machine.wait_for_other_boot(&boot_id, PREPARED).expect("another boot");
+        node.runs("2").expect("the version");
+        node.status("waiting for a person").expect("still");
+        node.roll_back().expect("the old OS is back");
+        node.has_its_data().expect("its data");
+    }
+
     /// Cut off while it is judged, it is the same OS again, and judged from the beginning.
     #[test]
     #[ignore = "needs QEMU and root: run by ./test --long"]
