@@ -42,7 +42,8 @@ pub(crate) fn is_still_old(
     if size != header.disk_size {
         return Ok(false);
     }
-    let geometry = Geometry { disk: size, image: size, chunk: u64::from(header.chunk_size) };
+    let image_size = contents.manifest()?.disk_size;
+    let geometry = Geometry { disk: size, image: image_size, chunk: u64::from(header.chunk_size) };
     StillOld { disk, medium, contents, image, geometry }.answer()
 }
 
@@ -89,24 +90,23 @@ impl StillOld<'_> {
 
     /// Whether a chunk's content is what the image has there.
     fn is_image_s(&self, image: &Image, chunk: u64, content: &[u8]) -> Result<bool> {
-        let geometry = Geometry { image: image.manifest().disk_size, ..self.geometry };
-        if chunk >= geometry.image_chunks() {
-            return Ok(false);
-        }
-        let range = geometry.in_image(chunk);
+        let range = self.geometry.in_image(chunk);
         let content = &content[..len(&range)];
         let page = image.chunk_page(chunk / PAGE_CHUNKS as u64)?;
         Ok(page.chunks[(chunk % PAGE_CHUNKS as u64) as usize].is(content, range.start))
     }
 
     /// Chunks that the flash overwrites and what they were last: of those whose content the first pass logged some, all over the
-    /// disk. Later passes log whole segments, of which most may be what the image has, too. Not the boot area's, which is logged
-    /// always, if there is another.
+    /// image's extent. What the old disk has behind it may be logged too, and stays as it is through a flash. Later passes log
+    /// whole segments, of which most may be what the image has, too. Not the boot area's, which is logged always, if there is
+    /// another.
     fn logged(&self) -> Result<BTreeMap<u64, Option<Digest>>> {
-        let chunks = self.geometry.disk_chunks();
+        let chunks = self.geometry.image_chunks();
         let mut logged = ChunkSet::new(chunks);
         let nothing_wanted = |chunk| {
-            logged.insert(chunk);
+            if chunk < chunks {
+                logged.insert(chunk);
+            }
             false
         };
         self.reader()?.glancing().up_to(self.first_pass()?).next_content(Kind::Old, nothing_wanted)?;

@@ -102,6 +102,29 @@ fn a_flash_that_has_ended_is_not_taken_for_the_old_os_where_equal_chunks_were_lo
     assert!(machine.disk.content() == before, "the way back is lost");
 }
 
+/// What stands behind the image is logged with its tail, and stays: where that was more than the image overwrites, each disk was
+/// taken for the old one. The new OS was logged as the way back; an undo that had not begun to write was said to be done.
+#[test]
+fn what_stands_behind_the_image_does_not_make_a_new_disk_the_old_one() {
+    let shape = Shape { undo: true, tail: true, behind: 100 * CHUNK + 4096, ..Shape::default() };
+    let pair = Pair::new(&shape, 340);
+    for power in [Power::cut_after(0), Power::cut_after(1), Power::steady()] {
+        let machine = Machine::new(&pair.old, &shape);
+        for id in 1..3 {
+            let report = machine.flash(&pair.open(), &shape, id).unwrap();
+            assert_eq!(report.resumed, id == 2);
+            assert!(machine.disk.content() == pair.expected());
+        }
+        // Only the disk: that the undo begins can be noted.
+        machine.disk.plug(&power);
+        let _ = machine.undo(&pair, &shape);
+        machine.disk.power_cycle(&mut Random(1));
+        machine.disk.plug(&Power::steady());
+        assert!(machine.undo(&pair, &shape).unwrap());
+        assert!(machine.disk.content() == pair.old, "the way back is lost");
+    }
+}
+
 /// A run that wrote and could not flush left it to the next one, which found all as it should be and said that it was done.
 #[test]
 fn what_an_earlier_run_wrote_and_did_not_flush_is_flushed_before_it_counts() {
