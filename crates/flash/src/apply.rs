@@ -105,16 +105,17 @@ impl Apply<'_> {
         let staged = StagedJobs::new(self, only)?.map(|job| job.map(Job::Staged));
         let reuse = ReuseJobs { apply: self, only, next: 0 }.map(|job| job.map(Job::Reuse));
         let fetch = FetchJobs::new(image, geometry, self.verdicts, only).map(|job| job.map(Job::Fetch));
-        let hands = || Hands { tools: Tools::new(), scratch: Prover::scratch() };
-        work::for_each(self.workers, zero.chain(staged).chain(reuse).chain(fetch), hands, |hands, job| {
-            let filled = match &job {
-                Job::Zero(run) => return self.zero(run.clone(), sector_0, hands),
-                Job::Fetch(job) => self.fill_fetched(job, &mut hands.tools)?,
-                Job::Reuse(chunks) => self.fill_reused(chunks, &mut hands.tools)?,
-                Job::Staged(records) => self.fill_staged(records, &mut hands.tools)?,
-            };
-            self.write_filled(&filled, sector_0, hands)
-        })?;
+        self.work_off(zero.chain(staged).chain(reuse).chain(fetch), sector_0)?;
+        let mut lost = 0;
+        for (chunk, _) in self.verdicts.iter().filter(|&(chunk, verdict)| verdict == Verdict::Staged && only(chunk)) {
+            self.verdicts.set(chunk, Verdict::Fetch);
+            lost += 1;
+        }
+        if lost > 0 {
+            tracing::warn!(chunks = lost, "the stage has lost them since it was prepared: they are fetched");
+            let again = FetchJobs::new(image, geometry, self.verdicts, only).map(|job| job.map(Job::Fetch));
+            self.work_off(again, sector_0)?;
+        }
         // Each chunk turned to `Equal` when it was proved, so what is left was not to be had.
         match self.verdicts.iter().find(|&(chunk, verdict)| verdict != Verdict::Equal && only(chunk)) {
             None => Ok(()),
@@ -123,6 +124,24 @@ impl Apply<'_> {
                 why: format!("it lacks chunk {chunk}, which it held before; run the same command again"),
             }),
         }
+    }
+
+    /// Writes what these jobs bring.
+    fn work_off(
+        &self,
+        jobs: impl Iterator<Item = Result<Job>> + Send,
+        sector_0: &Mutex<Option<Vec<u8>>>,
+    ) -> Result<()> {
+        let hands = || Hands { tools: Tools::new(), scratch: Prover::scratch() };
+        work::for_each(self.workers, jobs, hands, |hands, job| {
+            let filled = match &job {
+                Job::Zero(run) => return self.zero(run.clone(), sector_0, hands),
+                Job::Fetch(job) => self.fill_fetched(job, &mut hands.tools)?,
+                Job::Reuse(chunks) => self.fill_reused(chunks, &mut hands.tools)?,
+                Job::Staged(records) => self.fill_staged(records, &mut hands.tools)?,
+            };
+            self.write_filled(&filled, sector_0, hands)
+        })
     }
 
     fn zero(&self, run: Range<u64>, sector_0: &Mutex<Option<Vec<u8>>>, hands: &mut Hands) -> Result<()> {
@@ -182,26 +201,21 @@ impl Apply<'_> {
         Ok(())
     }
 
+    /// What the stage does not give any more is left as it is: staged, and not written.
     fn fill_staged(&self, records: &[Record], tools: &mut Tools) -> Result<Filled> {
-        let what = "stage";
         let mut filled = Filled::new();
         for record in records {
-            let content = Content::parse(&record.payload)
-                .ok_or_else(|| Error::Unusable { what, why: "a chunk in it is malformed".into() })?;
+            let Some(content) = Content::parse(&record.payload) else { continue };
             let range = self.room(&filled, content.chunk);
             let offset = self.gather.geometry.in_image(content.chunk).start;
             // The stage is only a place: what counts is what the image's own table says.
             let page = self.gather.image.chunk_page(content.chunk / PAGE_CHUNKS as u64)?;
             let wanted = page.chunks[(content.chunk % PAGE_CHUNKS as u64) as usize];
-            if !matches!(wanted, Chunk::Data { digest, .. } if digest == content.digest) {
-                return Err(Error::Unusable {
-                    what,
-                    why: format!("chunk {} in it is not the image's; delete it and prepare again", content.chunk),
-                });
-            }
+            let is_wanted = matches!(wanted, Chunk::Data { digest, .. } if digest == content.digest);
             let out = &mut tools.content[range.clone()];
-            self.gather.counters.decode.time(|| content.decode(offset, out, what))?;
-            filled.push((content.chunk, range));
+            if is_wanted && self.gather.counters.decode.time(|| content.decode(offset, out, "stage")).is_ok() {
+                filled.push((content.chunk, range));
+            }
         }
         Ok(filled)
     }

@@ -128,7 +128,7 @@ impl Flash<'_> {
     /// process or an earlier one.
     pub fn apply(&self, prepared: &mut Prepared, dirty: &Dirty, meanwhile: Option<Meanwhile>) -> Result<FlashReport> {
         let begin = Instant::now();
-        let geometry = prepared.geometry;
+        let (geometry, is_resumed) = (prepared.geometry, prepared.resumed);
         let counters = Counters::default();
         let meanwhile = match meanwhile {
             Some(meanwhile) => meanwhile,
@@ -149,10 +149,13 @@ impl Flash<'_> {
         let reused = prepared.verdicts.bytes(geometry, |verdict| verdict == Verdict::Reuse) + prepared.staged_reused;
         let skipped = geometry.image - to_write;
         self.watch.phase("writing", to_write);
+        // Who resumes has it noted already, and may find no room to say it again.
         if to_write > 0
+            && !is_resumed
             && let Some(undo) = &prepared.undo
         {
             undo.event(Event::Began)?;
+            prepared.resumed = true;
         }
         let apply = Apply {
             gather,
@@ -167,7 +170,7 @@ impl Flash<'_> {
         apply.run()?;
         let blake3 = self.proved_digest(prepared)?;
         if let Some(undo) = &prepared.undo {
-            undo.event(Event::Done)?;
+            undo.note(Event::Done);
         }
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
         let seconds = begin.elapsed().as_secs_f64();
@@ -195,7 +198,7 @@ impl Flash<'_> {
             stages: stages(&counters),
             direct: self.disk.is_direct(),
             rewritten: load(&counters.rewritten),
-            resumed: prepared.resumed,
+            resumed: is_resumed,
             ..FlashReport::default()
         })
     }

@@ -15,7 +15,7 @@ use crate::index::BlockIndex;
 use crate::log::{Contents, Header, Kind, Log, Purpose, Seal, State};
 use crate::prove::Counters;
 use crate::space::{Keep, OpenedUndo, check_same, open_stage};
-use crate::still_old::is_still_old;
+use crate::still_old::{is_dead, is_still_old};
 use crate::verdict::{Verdict, Verdicts};
 
 /// A disk that was compared with an image, with everything logged and staged that was asked for.
@@ -216,8 +216,14 @@ impl Flash<'_> {
                     State::Sealed | State::Began | State::Done => {}
                 }
                 // What was begun may never have been written: then the old OS has run on, and what it wrote is logged, too.
-                let is_resumed = contents.state != State::Sealed
-                    && !is_still_old(self.disk, &*space.medium, &contents, Some(self.image))?;
+                let is_resumed = if contents.state == State::Sealed {
+                    if is_dead(self.disk, &*space.medium, &contents)? {
+                        return Err(missing("undo log", "it is damaged: it does not say that the disk was written to"));
+                    }
+                    false
+                } else {
+                    !is_still_old(self.disk, &*space.medium, &contents, Some(self.image))?
+                };
                 let log = Log::reopen(Arc::clone(&space.medium), &contents)?;
                 (Some(log), is_resumed, contents.header.tail)
             }

@@ -88,8 +88,9 @@ impl Flash<'_> {
             State::Done => refuse(
                 "it is the way back from an earlier flash; name another file, or delete this one to give up that way back",
             ),
-            State::Unsealed => refuse(damaged),
-            State::Sealed | State::Began => is_same.and_then(|()| resume(&contents)),
+            // What says that the first write was to come is flushed before it: a log without it has lost its end.
+            State::Unsealed | State::Sealed => refuse(damaged),
+            State::Began => is_same.and_then(|()| resume(&contents)),
             State::UndoBegan => refuse("an undo with it was cut off; run `keepstate undo` again first"),
         }
     }

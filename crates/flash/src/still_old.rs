@@ -28,7 +28,8 @@ struct StillOld<'a> {
 
 /// Whether the disk is the old one: it is not dead, as it is from the first write of a flash or an undo to the last, and of what a
 /// flash overwrites more is what the log says it was than what the image has there. What is neither, the OS that runs has written
-/// since, and tells nothing: it may be most of it (journal, logs). Without the image, all that is not the old is taken for it.
+/// since, and tells nothing: it may be most of it (journal, logs); and zeros may be what it has trimmed. Without the image, all that is
+/// not the old is taken for it.
 ///
 /// In doubt it is the old one as long as the log does not say that the first write was to come: that is flushed before it.
 pub(crate) fn is_still_old(
@@ -38,13 +39,19 @@ pub(crate) fn is_still_old(
     image: Option<&Image>,
 ) -> Result<bool> {
     let size = disk.size().map_err(|source| Error::Disk { doing: "reading the size of", offset: 0, source })?;
-    let header = &contents.header;
-    if size != header.disk_size {
+    let geometry = contents.geometry()?;
+    if size != geometry.disk {
         return Ok(false);
     }
-    let image_size = contents.manifest()?.disk_size;
-    let geometry = Geometry { disk: size, image: image_size, chunk: u64::from(header.chunk_size) };
     StillOld { disk, medium, contents, image, geometry }.answer()
+}
+
+/// Whether a disk has no sector 0, which the old one had: it was written to. Reads hardly more than that.
+pub(crate) fn is_dead(disk: &dyn Disk, medium: &dyn Medium, contents: &Contents) -> Result<bool> {
+    let geometry = contents.geometry()?;
+    let first = geometry.read_chunk(disk, 0)?;
+    let is_zero = sys::is_zero(&first[..disk.sector_size() as usize]);
+    Ok(is_zero && !StillOld { disk, medium, contents, image: None, geometry }.had_no_sector_0()?)
 }
 
 impl StillOld<'_> {
@@ -71,10 +78,11 @@ impl StillOld<'_> {
         }
         let (mut old, mut new) = (0, 0);
         for (chunk, was) in &logged {
-            // One that cannot be read tells nothing.
-            let Ok(content) = self.geometry.read_chunk(self.disk, *chunk) else { continue };
-            let now = Some(image::digest::chunk(&content, self.geometry.on_disk(*chunk).start));
-            let is_old = if sys::is_zero(&content) { was.is_none() } else { *was == now };
+            // One that cannot be read tells nothing; nor do zeros, which an OS makes of what it has deleted.
+            let content = self.geometry.read_chunk(self.disk, *chunk).ok().filter(|content| !sys::is_zero(content));
+            let Some(content) = content else { continue };
+            let now = image::digest::chunk(&content, self.geometry.on_disk(*chunk).start);
+            let is_old = *was == Some(now);
             let is_new = match self.image {
                 Some(image) => self.is_image_s(image, *chunk, &content)?,
                 None => !is_old,

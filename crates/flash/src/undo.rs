@@ -48,12 +48,7 @@ impl Found {
                 "it was never completed, or is damaged; if the flash broke off before its first write, the disk is still the old one",
             );
         }
-        let manifest = contents.manifest()?;
-        let geometry = Geometry {
-            disk: contents.header.disk_size,
-            image: manifest.disk_size,
-            chunk: u64::from(contents.header.chunk_size),
-        };
+        let geometry = contents.geometry()?;
         Ok(Self { contents, geometry })
     }
 
@@ -86,8 +81,8 @@ pub struct Undo<'a> {
     pub medium: Arc<dyn Medium>,
     /// What [`Found::read`] read there.
     pub found: &'a Found,
-    /// The image that was flashed: needed only if chunks were changed in which old disk and image are equal. Called once,
-    /// before the first write.
+    /// The image that was flashed: needed only if chunks were changed in which old disk and image are equal and not zero, or
+    /// to tell whether an undo that was begun has written. Called before the first write.
     pub image: &'a (dyn Fn() -> Result<Image> + Sync),
     /// Threads that move data; one makes a run repeatable.
     pub workers: usize,
@@ -175,10 +170,18 @@ impl Undo<'_> {
         let begin = Instant::now();
         let geometry = self.found.geometry;
         self.check_disk()?;
-        if self.found.contents.state == State::UndoBegan
-            && is_still_old(self.disk, &*self.medium, &self.found.contents, None)?
-        {
-            return self.note_that_it_was_undone(begin);
+        match (self.found.contents.state, self.is_still_old()?) {
+            (State::Began | State::Done | State::UndoBegan, true) => return self.note_that_it_was_undone(begin),
+            (State::Sealed, false) => {
+                return Err(Error::Unusable {
+                    what: WHAT,
+                    why: "it says that the disk was never written to, and the disk looks as if it was: the log is damaged \
+                          behind its first pass, and would give a mixture; keep both, and flash an image to have a system \
+                          that boots"
+                        .into(),
+                });
+            }
+            _ => {}
         }
         let read = compared_size(geometry, self.found.contents.header.tail);
         self.watch.phase("comparing", read);
@@ -194,7 +197,7 @@ impl Undo<'_> {
             // It may have been written by a run that ended before it could flush.
             Prover { disk: self.disk, counters: &counters }.flush()?;
         }
-        note(&log, Event::Undone);
+        log.note(Event::Undone);
         Ok(UndoReport {
             blake3,
             skipped: read.saturating_sub(restored + from_image),
@@ -205,9 +208,21 @@ impl Undo<'_> {
         })
     }
 
-    /// An earlier undo put everything back and could not note it. The old OS may have run since: what it wrote stays.
+    /// Whether the disk is the old one already. An OS that has run on may have changed most of what a flash overwrites: where
+    /// that is likely, the image tells what is not its own, if it can be had.
+    fn is_still_old(&self) -> Result<bool> {
+        let Found { contents, .. } = self.found;
+        let image = match contents.state {
+            State::Sealed | State::UndoBegan => (self.image)().ok(),
+            _ => None,
+        };
+        is_still_old(self.disk, &*self.medium, contents, image.as_ref())
+    }
+
+    /// Nothing was written, or an earlier undo put everything back and could not note it. The old OS may have run since: what it
+    /// wrote stays.
     fn note_that_it_was_undone(&self, begin: Instant) -> Result<UndoReport> {
-        note(&Log::reopen(Arc::clone(&self.medium), &self.found.contents)?, Event::Undone);
+        Log::reopen(Arc::clone(&self.medium), &self.found.contents)?.note(Event::Undone);
         Ok(UndoReport { seconds: begin.elapsed().as_secs_f64(), ..UndoReport::default() })
     }
 
@@ -243,11 +258,11 @@ impl Undo<'_> {
         }
         self.watch.phase("restoring", differing.count() * geometry.chunk);
         // What has to come from the image comes now; if it cannot be had, nothing was written yet.
-        let mut image = None;
+        let (mut image, mut fetches) = (None, false);
         let mut from_image = 0;
         if differing.iter().any(|chunk| !old.logged.contains(chunk)) {
-            let opened = (self.image)()?;
-            match self.complete(log, &opened, &differing, &old.logged) {
+            image = if self.needs_image(log, &differing, &old.logged)? { Some((self.image)()?) } else { None };
+            match self.complete(log, image.as_ref(), &differing, &old.logged) {
                 Ok(bytes) => {
                     from_image = bytes;
                     old = self.old_records(log)?;
@@ -257,13 +272,13 @@ impl Undo<'_> {
                     tracing::warn!(%error, "the log cannot take what is missing: it is fetched while the disk does not boot");
                     log.give_up_unwritten();
                     old = self.old_records(log)?;
-                    image = Some(opened);
+                    fetches = true;
                 }
                 Err(error) => return Err(error),
             }
         }
         self.check_logged(log, &old, &|chunk| differing.contains(chunk))?;
-        note(log, Event::UndoBegan);
+        log.note(Event::UndoBegan);
 
         let restoring = Restoring {
             prover: Prover { disk: self.disk, counters },
@@ -278,10 +293,11 @@ impl Undo<'_> {
             totals.0 += self.each_logged(log, &old, &only, &|chunk, _, content, scratch| {
                 self.put(&restoring, chunk, content, scratch)
             })?;
-            if let Some(image) = &image {
-                totals.1 += self.fetch_missing(log, image, &old.logged, &only, &|chunk, _, content, scratch| {
-                    self.put(&restoring, chunk, content, scratch)
-                })?;
+            if fetches {
+                totals.1 +=
+                    self.fetch_missing(log, image.as_ref(), &old.logged, &only, &|chunk, _, content, scratch| {
+                        self.put(&restoring, chunk, content, scratch)
+                    })?;
             }
             prover.flush()?;
         }
@@ -293,7 +309,7 @@ impl Undo<'_> {
 
     /// Brings into the log what it lacks of the old disk and the image has, so that nothing has to be fetched once the disk
     /// does not boot. Gives the bytes.
-    fn complete(&self, log: &Log, image: &Image, differing: &ChunkSet, logged: &ChunkSet) -> Result<u64> {
+    fn complete(&self, log: &Log, image: Option<&Image>, differing: &ChunkSet, logged: &ChunkSet) -> Result<u64> {
         let chunk_bytes = self.found.geometry.chunk;
         let only = |chunk: u64| differing.contains(chunk);
         let bytes = self.fetch_missing(log, image, logged, &only, &|chunk, was, content, _| {
@@ -301,6 +317,18 @@ impl Undo<'_> {
         })?;
         log.flush()?;
         Ok(bytes)
+    }
+
+    /// Whether some of these chunks that the log does not hold were anything but zero.
+    fn needs_image(&self, log: &Log, differing: &ChunkSet, logged: &ChunkSet) -> Result<bool> {
+        for record in records(log, Kind::Digests)? {
+            let digests = parse_digests(&record?, self.found.geometry)?;
+            let is_missing = |chunk| differing.contains(chunk) && !logged.contains(chunk);
+            if (digests.first..).zip(&digests.digests).any(|(chunk, was)| was.is_some() && is_missing(chunk)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Which chunks' old content the log holds.
@@ -367,11 +395,11 @@ impl Undo<'_> {
     }
 
     /// Gives chunks in which old disk and image are equal to `take`, each with its digest and a thread's scratch space;
-    /// gives their bytes.
+    /// gives their bytes. Without the image, zeros.
     fn fetch_missing(
         &self,
         log: &Log,
-        image: &Image,
+        image: Option<&Image>,
         logged: &ChunkSet,
         only: &(dyn Fn(u64) -> bool + Sync),
         take: &Take<'_>,
@@ -398,7 +426,7 @@ impl Undo<'_> {
     }
 
     /// One chunk of the old disk out of the image, checked against what the log says it was.
-    fn fetch(&self, image: &Image, chunk: u64, was: Option<&Digest>, out: &mut [u8]) -> Result<()> {
+    fn fetch(&self, image: Option<&Image>, chunk: u64, was: Option<&Digest>, out: &mut [u8]) -> Result<()> {
         let geometry = self.found.geometry;
         out.fill(0);
         let Some(was) = was else { return Ok(()) };
@@ -406,9 +434,7 @@ impl Undo<'_> {
             what: WHAT,
             why: format!("it lacks chunk {chunk}, and the image does not have it either"),
         };
-        if chunk >= geometry.image_chunks() {
-            return Err(missing());
-        }
+        let Some(image) = image.filter(|_| chunk < geometry.image_chunks()) else { return Err(missing()) };
         let page = image.chunk_page(chunk / PAGE_CHUNKS as u64)?;
         if let Chunk::Data { digest, frame } = page.chunks[(chunk % PAGE_CHUNKS as u64) as usize] {
             let in_image = geometry.in_image(chunk);
@@ -498,14 +524,6 @@ fn not_given(chunk: u64) -> Error {
     let why =
         format!("it did not give chunk {chunk} of the old disk, which it held before; run the same command again");
     Error::Unusable { what: WHAT, why }
-}
-
-/// Notes how far an undo is, where the log has room: what matters is the disk, and it tells by itself.
-fn note(log: &Log, event: Event) {
-    if let Err(error) = log.event(event) {
-        tracing::warn!(%error, ?event, "the undo log could not take a note of it");
-        log.give_up_unwritten();
-    }
 }
 
 /// Which chunks' old content a log holds.

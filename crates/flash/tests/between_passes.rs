@@ -106,6 +106,8 @@ fn a_pass_that_was_torn_leaves_no_chunk_that_is_told_but_not_held() {
     let mut cuts = 0;
     // Each cut tears in many ways.
     for (cut, seed) in (0..).flat_map(|cut| (0..12).map(move |seed| (cut, seed))) {
+        // What was torn may have been taken back since: then the next pass has nothing to say of it.
+        let reverts = seed % 2 == 1;
         let machine = Machine::new(&pair.old, &shape);
         let flash = Flash { disk: &machine.disk, image: &image, workers: 1, watch: &Unwatched };
         drop(flash.prepare(&machine.keep(&shape, 1)).unwrap());
@@ -123,6 +125,10 @@ fn a_pass_that_was_torn_leaves_no_chunk_that_is_told_but_not_held() {
         }
         cuts += 1;
         machine.power_cycle(&mut random);
+        if reverts {
+            machine.disk.scribble(0, &pair.old);
+        }
+        let now = if reverts { pair.old.clone() } else { now };
         drop(flash.refresh(&machine.keep(&shape, 3), &Dirty::Everything).unwrap());
         let mut prepared = flash.reopen(&machine.keep(&shape, 4)).unwrap();
         flash.apply(&mut prepared, &Dirty::Nothing, None).unwrap();
@@ -198,6 +204,62 @@ fn an_undo_whose_log_is_full_fetches_while_it_writes() {
         let end = file.content().len() as u64 + room;
         undo(&machine, Arc::new(Full { file, end }), &pair).unwrap_or_else(|error| panic!("{room} bytes: {error}"));
         assert!(machine.disk.content() == pair.old, "{room} bytes");
+    }
+}
+
+/// A flash that is gone on with had noted that it began, and could not note it again: it could only be undone.
+#[test]
+fn a_flash_whose_log_is_full_is_gone_on_with() {
+    let shape = Shape { undo: true, ..Shape::default() };
+    let pair = Pair::new(&shape, 245);
+    let mut dead = 0;
+    for cut in (0..).step_by(7) {
+        let machine = Machine::new(&pair.old, &shape);
+        machine.plug(&Power::cut_after(cut));
+        if machine.flash(&pair.open(), &shape, 1).is_ok() {
+            break;
+        }
+        machine.power_cycle(&mut Random(cut));
+        if classify(&pair, &shape, &machine.disk.content()) != Is::Dead {
+            continue;
+        }
+        dead += 1;
+        let image = pair.open();
+        let flash = Flash { disk: &machine.disk, image: &image, workers: 1, watch: &Unwatched };
+        let file = machine.undo.clone().unwrap();
+        let end = file.content().iter().rposition(|&byte| byte != 0).unwrap() as u64 + 1;
+        let mut keep = machine.keep(&shape, 2);
+        keep.undo = Some(flash::Space { medium: Arc::new(Full { file, end }), id: 2 });
+        let mut prepared = flash.prepare(&keep).unwrap();
+        flash.apply(&mut prepared, &Dirty::Nothing, None).unwrap_or_else(|error| panic!("cut {cut}: {error}"));
+        assert!(machine.disk.content() == pair.expected(), "cut {cut}");
+        assert!(machine.undo(&pair, &shape).unwrap() && machine.disk.content() == pair.old, "cut {cut}");
+    }
+    assert!(dead > 2, "{dead} cuts left a dead disk");
+}
+
+/// Zeros in both are in no log, and the image was asked for them: from a rescue system without the store nothing came back.
+#[test]
+fn an_undo_that_lacks_only_zeros_needs_no_image() {
+    let shape = Shape { undo: true, chunks: 96, ..Shape::default() };
+    let pair = Pair::new(&shape, 246);
+    let new = pair.expected();
+    let is_zero = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
+    let range = |chunk: usize| chunk * CHUNK..(chunk + 1) * CHUNK;
+    let mut zeros = (17..94).filter(|&chunk| is_zero(&pair.old[range(chunk)]) && is_zero(&new[range(chunk)]));
+    let chunk = zeros.next().expect("some are zero in both");
+    for room in [u64::MAX, 0] {
+        let machine = Machine::new(&pair.old, &shape);
+        machine.flash(&pair.open(), &shape, 1).unwrap();
+        machine.disk.scribble((chunk * CHUNK) as u64, &[0xe7; 512]);
+        let file = machine.undo.clone().unwrap();
+        let end = (file.content().len() as u64).saturating_add(room);
+        let medium: Arc<dyn Medium> = Arc::new(Full { file, end });
+        let found = Found::read(&*medium).unwrap();
+        let image = || panic!("nothing is missing");
+        let undo = Undo { disk: &machine.disk, medium, found: &found, image: &image, workers: 1, watch: &Unwatched };
+        undo.run().unwrap();
+        assert!(machine.disk.content() == pair.old, "{room} bytes of room");
     }
 }
 

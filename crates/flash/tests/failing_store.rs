@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use flash::{Dirty, Flash, Unwatched};
 use image::Image;
 use keepstate_flash as flash;
 use store::{Clock, Failing, Fault, Policy, Store, Transfer, VirtualClock, When};
@@ -151,6 +152,38 @@ fn what_shows_itself_is_tried_again() {
             assert_eq!(flash_and_recover(&pair, &shape, &bad, &name), Is::New, "{name}");
         }
     }
+}
+
+/// What the stage no longer has was found missing when the disk did not boot any more, by each try anew.
+#[test]
+fn what_a_stage_has_lost_is_fetched() {
+    let shape = Shape { undo: true, stage: true, ..Shape::default() };
+    let pair = Pair::new(&shape, 11);
+    let mut lost = 0;
+    for is_reachable in [true, false] {
+        for at in [0.3, 0.5, 0.9] {
+            let machine = Machine::new(&pair.old, &shape);
+            let bad = Bad::new(&pair, 1);
+            let image = bad.open(&pair).expect("opened");
+            let flash = Flash { disk: &machine.disk, image: &image, workers: 1, watch: &Unwatched };
+            drop(flash.prepare(&machine.keep(&shape, 1)).expect("prepared"));
+            let stage = machine.stage.as_ref().expect("a stage");
+            let spoilt = (stage.content().len() as f64 * at) as u64;
+            stage.scribble(spoilt, &[0x5a; 64]);
+            let mut prepared = flash.reopen(&machine.keep(&shape, 2)).expect("opened");
+            if !is_reachable {
+                Fault::ALL.into_iter().for_each(|fault| bad.store.inject(fault, When::Rate(1.0)));
+            }
+            let fetched = image.transfer().fetched();
+            let result = flash.apply(&mut prepared, &Dirty::Nothing, None);
+            drop(prepared);
+            let is = classify(&pair, &shape, &machine.disk.content());
+            assert_eq!(is, if is_reachable { Is::New } else { Is::Dead }, "{at} {result:?}");
+            lost += u32::from(image.transfer().fetched() > fetched);
+            assert!(machine.undo(&pair, &shape).expect("undone") && machine.disk.content() == pair.old);
+        }
+    }
+    assert!(lost >= 3, "{lost} stages had lost something");
 }
 
 /// A body that is wrong without any sign, once: that must not end a flash whose disk does not boot any more.

@@ -4,11 +4,11 @@
 mod support;
 
 use flash::undo::{Found, Undo};
-use flash::{Unwatched, Watch};
+use flash::{Dirty, Flash, Unwatched, Watch};
 use keepstate_flash as flash;
-use support::SimDisk;
 use support::images::{Pair, Shape};
 use support::machine::{Is, Machine, classify};
+use support::{Power, Random, SimDisk};
 
 #[test]
 fn a_log_that_gives_less_than_it_held_leads_to_no_disk_that_boots() {
@@ -94,6 +94,92 @@ impl Watch for SpoilsWhenWritten<'_> {
     }
 
     fn pace(&self, _bytes: u64) {}
+}
+
+/// A flash that was cut off after its disk was dead, with a second pass in its log, and where that ends.
+fn cut_off(pair: &Pair, shape: &Shape) -> (Machine, usize) {
+    for cut in 12.. {
+        let machine = Machine::new(&pair.old, shape);
+        let image = pair.open();
+        let flash = Flash { disk: &machine.disk, image: &image, workers: 1, watch: &Unwatched };
+        drop(flash.prepare(&machine.keep(shape, 1)).expect("prepared"));
+        machine.disk.scribble(30 << 16, &[0x3c; 4096]);
+        drop(flash.refresh(&machine.keep(shape, 2), &Dirty::Everything).expect("refreshed"));
+        let log = machine.undo.as_ref().expect("a log").content();
+        let end = log.iter().rposition(|&byte| byte != 0).expect("not empty") + 1;
+        let mut prepared = flash.reopen(&machine.keep(shape, 3)).expect("opened");
+        machine.plug(&Power::cut_after(cut));
+        flash.apply(&mut prepared, &Dirty::Nothing, None).expect_err("it is cut off");
+        drop(prepared);
+        machine.power_cycle(&mut Random(cut));
+        if classify(pair, shape, &machine.disk.content()) == Is::Dead {
+            return (machine, end);
+        }
+    }
+    unreachable!("there are more cuts than that")
+}
+
+/// What says that the disk was written to is damaged: the log was believed, and the half of the new OS that was there was logged as
+/// the old one.
+#[test]
+fn a_log_that_has_lost_its_end_is_not_believed() {
+    let shape = Shape { undo: true, stage: true, ..Shape::default() };
+    let pair = Pair::new(&shape, 93);
+    let (machine, end) = cut_off(&pair, &shape);
+    let (disk, log) = (machine.disk.content(), machine.undo.as_ref().expect("a log").content());
+    // In what came last, and in the second pass.
+    for spoilt in [end + 40, end - 20] {
+        let machine = machine.copy(&shape);
+        let medium = machine.undo.as_ref().expect("a log");
+        medium.scribble(spoilt as u64, &[log[spoilt] ^ 1]);
+        let spoilt_log = medium.content();
+        let image = pair.open();
+        let flash = Flash { disk: &machine.disk, image: &image, workers: 1, watch: &Unwatched };
+        assert!(flash.reopen(&machine.keep(&shape, 4)).is_err(), "byte {spoilt}");
+        let again = machine.flash(&pair.open(), &shape, 5).expect_err("refused").to_string();
+        assert!(again.contains("damaged"), "byte {spoilt}: {again}");
+        let undo = machine.undo(&pair, &shape).expect_err("refused").to_string();
+        assert!(undo.contains("damaged"), "byte {spoilt}: {undo}");
+        assert!(machine.disk.content() == disk && medium.content() == spoilt_log, "byte {spoilt}: it was written to");
+        // Mended, it leads back.
+        medium.scribble(0, &log);
+        assert!(machine.undo(&pair, &shape).expect("undone"), "byte {spoilt}");
+        assert_ne!(classify_last(&pair, &machine), Is::Dead);
+    }
+}
+
+/// The old disk as it was at the second pass.
+fn classify_last(pair: &Pair, machine: &Machine) -> Is {
+    let mut old = pair.old.clone();
+    old[30 << 16..][..4096].fill(0x3c);
+    assert!(machine.disk.content() == old, "the old disk as it was last");
+    Is::Old
+}
+
+/// As on the disk: a sector that a power cut has torn cannot be read, and neither need what stands behind the log.
+#[test]
+fn what_cannot_be_read_behind_a_log_stops_neither_way() {
+    let shape = Shape { undo: true, stage: true, ..Shape::default() };
+    let pair = Pair::new(&shape, 94);
+    let (cut_off, _) = cut_off(&pair, &shape);
+    let spoil = |machine: &Machine| {
+        let medium = machine.undo.as_ref().expect("a log");
+        let sectors = medium.content().len() as u64 / 512;
+        medium.scribble((sectors + 4) * 512, &[0; 512]);
+        medium.unreadable.lock().expect("locked").insert(sectors + 4);
+    };
+    let (on, back) = (cut_off.copy(&shape), cut_off.copy(&shape));
+    spoil(&on);
+    on.flash(&pair.open(), &shape, 4).expect("gone on with");
+    assert!(on.disk.content() == pair.expected());
+    spoil(&back);
+    assert!(back.undo(&pair, &shape).expect("undone"));
+    classify_last(&pair, &back);
+    // One within it that says something is another matter: nothing is begun anew for it.
+    let within = cut_off.copy(&shape);
+    within.undo.as_ref().expect("a log").unreadable.lock().expect("locked").insert(0);
+    assert!(within.flash(&pair.open(), &shape, 4).is_err() && within.undo(&pair, &shape).is_err());
+    assert!(within.disk.content() == cut_off.disk.content());
 }
 
 #[test]

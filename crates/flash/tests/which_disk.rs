@@ -52,6 +52,102 @@ fn an_os_that_has_rewritten_nearly_all_that_a_flash_would_overwrite_is_logged_ag
     }
 }
 
+/// Zeros the chunks of which `is_one` says so, as `fstrim` does of what was deleted; gives how many.
+fn trim(machine: &Machine, pair: &Pair, is_one: impl Fn(&[u8], &[u8]) -> bool) -> usize {
+    let new = pair.expected();
+    let range = |chunk: usize| chunk * CHUNK..(chunk + 1) * CHUNK;
+    let chunks = (17..new.len() / CHUNK - 1).filter(|&chunk| is_one(&pair.old[range(chunk)], &new[range(chunk)]));
+    chunks.map(|chunk| machine.disk.scribble((chunk * CHUNK) as u64, &[0; CHUNK])).count()
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte == 0)
+}
+
+/// What is deleted and trimmed is zero, as it may be in the image: a live old disk was taken for one whose flash was cut off, and
+/// what it wrote from then on was not logged.
+#[test]
+fn an_os_that_trims_what_it_has_deleted_is_still_the_old_one() {
+    let shape = Shape { chunks: 96, ..undoable() };
+    for seed in 350..356 {
+        let pair = Pair::new(&shape, seed);
+        let (image, machine) = (pair.open(), Machine::new(&pair.old, &shape));
+        let flash = Flash { disk: &machine.disk, image: &image, workers: 1, watch: &Unwatched };
+        drop(flash.prepare(&machine.keep(&shape, 1)).unwrap());
+        rewrite(&machine, &pair, seed);
+        assert!(trim(&machine, &pair, |old, new| !is_zero(old) && is_zero(new)) > 3);
+        drop(flash.prepare(&machine.keep(&shape, 2)).unwrap());
+        let mut dirty = ChunkSet::new((pair.old.len() / CHUNK) as u64);
+        machine.disk.scribble((40 * CHUNK) as u64, &[0xa7; 512]);
+        dirty.insert(40);
+        let now = machine.disk.content();
+        let mut prepared = flash.reopen(&machine.keep(&shape, 3)).unwrap();
+        let report = flash.apply(&mut prepared, &Dirty::Chunks(dirty), None).unwrap();
+        assert!(!report.resumed && machine.disk.content() == pair.expected(), "seed {seed}");
+        assert!(machine.undo(&pair, &shape).unwrap());
+        assert!(machine.disk.content() == now, "seed {seed}: the old disk as it was last");
+    }
+}
+
+/// The other way round: where the old disk was zero, a new OS that trims looks like it, and was logged as the way back.
+#[test]
+fn a_new_os_that_trims_is_not_taken_for_the_old_one() {
+    let shape = Shape { chunks: 96, ..undoable() };
+    for seed in 360..366 {
+        let pair = Pair::new(&shape, seed);
+        let machine = Machine::new(&pair.old, &shape);
+        machine.flash(&pair.open(), &shape, 1).unwrap();
+        rewrite(&machine, &pair, seed);
+        assert!(trim(&machine, &pair, |old, new| is_zero(old) && !is_zero(new)) > 3);
+        let report = machine.flash(&pair.open(), &shape, 2).unwrap();
+        assert!(report.resumed && machine.disk.content() == pair.expected(), "seed {seed}");
+        assert!(machine.undo(&pair, &shape).unwrap());
+        assert!(machine.disk.content() == pair.old, "seed {seed}: the way back is lost");
+    }
+}
+
+/// An undo that could not note its end, or a flash that noted its beginning and wrote nothing: the old OS runs on, and rewrites most of
+/// what a flash would overwrite. An undo wrote over that.
+#[test]
+fn an_old_os_that_has_rewritten_nearly_all_is_left_alone_by_an_undo() {
+    let shape = undoable();
+    let pair = Pair::patched(&shape, 370);
+    let (mut begun, mut undone) = (0, 0);
+    for cut in 0.. {
+        let machine = Machine::new(&pair.old, &shape);
+        machine.plug(&Power::cut_after(cut));
+        if machine.flash(&pair.open(), &shape, 1).is_ok() {
+            break;
+        }
+        machine.power_cycle(&mut Random(cut));
+        if machine.disk.content() != pair.old || state(&machine) != Some(State::Began) {
+            continue;
+        }
+        begun += 1;
+        machine.disk.scribble((40 * CHUNK) as u64, &[0xb8; 4096]);
+        let now = machine.disk.content();
+        assert!(machine.undo(&pair, &shape).unwrap() && machine.disk.content() == now, "cut {cut}");
+    }
+    let flashed = Machine::new(&pair.old, &shape);
+    flashed.flash(&pair.open(), &shape, 1).unwrap();
+    for cut in 0.. {
+        let machine = flashed.copy(&shape);
+        machine.plug(&Power::cut_after(cut));
+        if machine.undo(&pair, &shape).is_ok() && state(&machine) == Some(State::Undone) {
+            break;
+        }
+        machine.power_cycle(&mut Random(cut));
+        if machine.disk.content() != pair.old || state(&machine) == Some(State::Undone) {
+            continue;
+        }
+        undone += 1;
+        rewrite(&machine, &pair, cut);
+        let now = machine.disk.content();
+        assert!(machine.undo(&pair, &shape).unwrap() && machine.disk.content() == now, "cut {cut}");
+    }
+    assert!(begun > 0 && undone > 0, "{begun} {undone}");
+}
+
 /// It was refused as damaged.
 #[test]
 fn a_first_pass_that_was_cut_off_is_begun_anew_whatever_was_written_since() {

@@ -7,6 +7,7 @@ use super::record::{
     Seal,
 };
 use crate::error::{Error, Result};
+use crate::geometry::Geometry;
 use crate::verdict::{ChunkSet, Verdict, Verdicts};
 
 /// How much is read at once.
@@ -25,6 +26,8 @@ pub struct Reader<'a> {
     buffer: Vec<u8>,
     /// Where the next record begins in `buffer`.
     at: usize,
+    /// Why the log ends here, if it is because more cannot be read: torn by a power cut, or damaged.
+    failed: Option<Error>,
     /// The log's id, once its first record is read.
     id: Option<u64>,
     sequence: u64,
@@ -36,7 +39,7 @@ impl<'a> Reader<'a> {
         let what = purpose.name();
         let size = medium.size().map_err(|source| Error::Log { what, doing: "reading", offset: 0, source })?;
         let (read_bytes, buffer) = (READ_BYTES, Vec::new());
-        Ok(Self { medium, size, what, read_bytes, position: 0, buffer, at: 0, id: None, sequence: 0 })
+        Ok(Self { medium, size, what, read_bytes, position: 0, buffer, at: 0, failed: None, id: None, sequence: 0 })
     }
 
     /// Of which most will be passed over: contents are not read only to get behind them.
@@ -45,8 +48,10 @@ impl<'a> Reader<'a> {
     }
 
     /// As if the medium ended at `end`: what is not looked at behind it was never part of the log, or is torn.
-    pub(crate) fn up_to(self, end: u64) -> Self {
-        Self { size: self.size.min(end), ..self }
+    pub(crate) fn up_to(mut self, end: u64) -> Self {
+        self.size = self.size.min(end);
+        self.buffer.truncate(self.size.saturating_sub(self.position) as usize);
+        self
     }
 
     /// Where the next record begins.
@@ -132,15 +137,17 @@ impl<'a> Reader<'a> {
             let begin = self.buffer.len();
             // A record may say that it ends behind the medium.
             let Some(available) = self.size.checked_sub(self.position + begin as u64) else { return Ok(None) };
-            let more = (self.read_bytes.max(count) as u64).min(available) as usize;
-            self.buffer.resize(begin + more, 0);
             let offset = self.position + begin as u64;
-            self.medium.read_at(offset, &mut self.buffer[begin..]).map_err(|source| Error::Log {
-                what: self.what,
-                doing: "reading",
-                offset,
-                source,
-            })?;
+            // What is read ahead may lie behind the log's end, where nobody promises that it can be read.
+            for wanted in [self.read_bytes.max(count), count - begin] {
+                self.buffer.resize(begin + (wanted as u64).min(available) as usize, 0);
+                let Err(source) = self.medium.read_at(offset, &mut self.buffer[begin..]) else {
+                    self.failed = None;
+                    break;
+                };
+                self.buffer.truncate(begin);
+                self.failed = Some(Error::Log { what: self.what, doing: "reading", offset, source });
+            }
         }
         Ok(self.buffer.get(self.at..self.at + count))
     }
@@ -204,10 +211,30 @@ impl Contents {
         })
     }
 
+    /// The sizes that the log is about; refused where header and manifest do not agree, which only damage can make.
+    pub(crate) fn geometry(&self) -> Result<Geometry> {
+        let (header, manifest) = (&self.header, self.manifest()?);
+        if manifest.disk_size > header.disk_size || manifest.chunk_size != header.chunk_size {
+            let what = header.purpose.name();
+            return Err(Error::Unusable { what, why: "its sizes are not those of its image".into() });
+        }
+        Ok(Geometry { disk: header.disk_size, image: manifest.disk_size, chunk: u64::from(header.chunk_size) })
+    }
+
     /// Reads a log; nothing if `medium` does not begin with one.
     pub fn read(medium: &dyn Medium, purpose: Purpose) -> Result<Option<Self>> {
-        let Some((mut contents, mut reader, chunks)) = Self::begin(medium, purpose)? else { return Ok(None) };
-        let what = purpose.name();
+        let Some((contents, read)) = Self::read_up_to(medium, purpose, u64::MAX)? else { return Ok(None) };
+        if contents.end == read {
+            return Ok(Some(contents));
+        }
+        // What stands in a pass that was cut off counts for nothing.
+        Ok(Self::read_up_to(medium, purpose, contents.end)?.map(|(contents, _)| contents))
+    }
+
+    /// Reads a log that ends at `end`; gives how far it could be read, too.
+    fn read_up_to(medium: &dyn Medium, purpose: Purpose, end: u64) -> Result<Option<(Self, u64)>> {
+        let Some((mut contents, reader, chunks)) = Self::begin(medium, purpose)? else { return Ok(None) };
+        let (what, mut reader) = (purpose.name(), reader.up_to(end));
         contents.staged = Some(ChunkSet::new(chunks));
         while let Some(record) = reader.next_record()? {
             if record.kind == Kind::Room {
@@ -215,9 +242,32 @@ impl Contents {
                 continue;
             }
             contents.take(&record, chunks, what)?;
+            contents.note_end(record.kind, &reader);
         }
-        (contents.end, contents.sequence) = (reader.offset(), reader.sequence);
-        Ok(Some(contents))
+        contents.end_at(&mut reader)?;
+        Ok(Some((contents, reader.offset())))
+    }
+
+    /// Behind a seal or an event all is complete.
+    fn note_end(&mut self, kind: Kind, reader: &Reader<'_>) {
+        if let Kind::Seal | Kind::Event = kind {
+            (self.end, self.sequence) = (reader.offset(), reader.sequence);
+        }
+    }
+
+    /// All that could be read is read. As long as that does not say that the disk was written to, nobody knows whether what cannot
+    /// be read would. Of an undo log a pass that was cut off is no part: content of a chunk without its digest,
+    /// or the other way round, would make an undo write what the disk never was. A stage's content is the image's, and told by it.
+    fn end_at(&mut self, reader: &mut Reader<'_>) -> Result<()> {
+        match reader.failed.take() {
+            Some(error) if matches!(self.state, State::Unsealed | State::Sealed) => return Err(error),
+            Some(error) => tracing::warn!(%error, "it ends there"),
+            None => {}
+        }
+        if self.state == State::Unsealed || self.header.purpose == Purpose::Stage {
+            (self.end, self.sequence) = (reader.offset(), reader.sequence);
+        }
+        Ok(())
     }
 
     /// Reads a log's header; gives the rest of it too, and how many chunks its disk has.
@@ -225,7 +275,11 @@ impl Contents {
         let what = purpose.name();
         let unusable = |why: String| Error::Unusable { what, why };
         let mut reader = Reader::new(medium, purpose)?;
-        let Some(first) = reader.next_record()? else { return Ok(None) };
+        let first = match (reader.next_record()?, reader.failed.take()) {
+            (Some(first), _) => first,
+            (None, Some(error)) => return Err(error),
+            (None, None) => return Ok(None),
+        };
         if first.kind != Kind::Header {
             return Ok(None);
         }
@@ -283,11 +337,12 @@ impl Contents {
             }
             is_sealed |= record.kind == Kind::Seal;
             contents.take(&record, chunks, what)?;
+            contents.note_end(record.kind, &reader);
         }
         if !is_sealed {
             return Self::read(medium, purpose);
         }
-        (contents.end, contents.sequence) = (reader.offset(), reader.sequence);
+        contents.end_at(&mut reader)?;
         Ok(Some(contents))
     }
 
@@ -358,7 +413,8 @@ fn check_geometry(header: &Header, what: &'static str) -> Result<u64> {
     const CHUNKS_MAX: u64 = 1 << 28;
     let chunk = header.chunk_size;
     let chunks = if chunk == 0 { u64::MAX } else { header.disk_size.div_ceil(u64::from(chunk)) };
-    if !model::manifest::CHUNK_BYTES.contains(&chunk) || chunks > CHUNKS_MAX {
+    let is_chunk = chunk.is_power_of_two() && model::manifest::CHUNK_BYTES.contains(&chunk);
+    if !is_chunk || chunks > CHUNKS_MAX {
         return Err(Error::Unusable { what, why: "its sizes make no sense".into() });
     }
     Ok(chunks)

@@ -72,8 +72,12 @@ fn seal() -> Seal {
 
 /// A complete log of some chunks.
 pub(super) fn written() -> Arc<Memory> {
+    written_as(Purpose::Undo)
+}
+
+fn written_as(purpose: Purpose) -> Arc<Memory> {
     let memory = Arc::new(Memory::default());
-    let log = Log::create(memory.clone(), 42, &header()).unwrap();
+    let log = Log::create(memory.clone(), 42, &Header { purpose, ..header() }).unwrap();
     log.append_digests(&Digests { first: 0, digests: vec![None, Some(Digest([1; 32]))] }).unwrap();
     let bytes = vec![5; 1000];
     let content = Content { chunk: 1, length: 1000, encoding: Encoding::Raw, digest: Digest([1; 32]), bytes: &bytes };
@@ -104,6 +108,25 @@ fn a_log_is_read_as_it_was_written() {
     log.event(Event::Done).unwrap();
     log.event(Event::UndoBegan).unwrap();
     assert_eq!(read(&memory).state, State::UndoBegan);
+}
+
+#[test]
+fn sizes_that_make_no_sense_are_refused() {
+    let refusal = |header: Header| {
+        let memory = Arc::new(Memory::default());
+        let log = Log::create(memory.clone(), 42, &header).unwrap();
+        log.flush().unwrap();
+        let contents = Contents::read(&*memory, Purpose::Undo);
+        let contents = contents.and_then(|contents| contents.expect("it begins as a log").geometry());
+        contents.expect_err("refused").to_string()
+    };
+    // No multiple of what the digests are made of.
+    let error = refusal(Header { chunk_size: 5000, ..header() });
+    assert!(error.contains("sizes make no sense"), "{error}");
+    // An image that the disk has no room for.
+    let manifest = include_str!("../../../model/tests/manifest.json").to_owned();
+    let error = refusal(Header { manifest, disk_size: 1 << 20, ..header() });
+    assert!(error.contains("not those of its image"), "{error}");
 }
 
 fn skim(memory: &Memory) -> Contents {
@@ -192,18 +215,23 @@ fn a_log_of_the_first_format_is_read_and_gone_on_with() {
 
 /// What no seal stands behind may be torn.
 #[test]
-fn skimming_reads_what_is_not_sealed() {
-    let memory = written();
-    let sealed = memory.size().unwrap();
-    let log = Log::reopen(memory.clone(), &read(&memory)).unwrap();
-    let content = Content { chunk: 3, length: 9, encoding: Encoding::Raw, digest: Digest([1; 32]), bytes: &[6; 9] };
-    log.append_contents(Kind::New, &[content, Content { chunk: 4, ..content }]).unwrap();
-    log.flush().unwrap();
-    let last = memory.size().unwrap() as usize - 1;
-    memory.0.lock().unwrap()[last] ^= 1;
-    let contents = skim(&memory);
-    assert!(same(&contents, &read(&memory)));
-    assert!(staged(&contents) == [3, 9] && contents.end > sealed);
+fn what_is_not_sealed_counts_in_a_stage_and_not_in_an_undo_log() {
+    for purpose in [Purpose::Stage, Purpose::Undo] {
+        let memory = written_as(purpose);
+        let sealed = memory.size().unwrap();
+        let read = |memory: &Memory| Contents::read(memory, purpose).unwrap().unwrap();
+        let log = Log::reopen(memory.clone(), &read(&memory)).unwrap();
+        let content = Content { chunk: 3, length: 9, encoding: Encoding::Raw, digest: Digest([1; 32]), bytes: &[6; 9] };
+        log.append_contents(Kind::New, &[content, Content { chunk: 4, ..content }]).unwrap();
+        log.flush().unwrap();
+        let last = memory.size().unwrap() as usize - 1;
+        memory.0.lock().unwrap()[last] ^= 1;
+        let contents = Contents::skim(&*memory, purpose).unwrap().unwrap();
+        assert!(same(&contents, &read(&memory)), "{purpose:?}");
+        let counts = purpose == Purpose::Stage;
+        assert_eq!(staged(&contents), if counts { vec![3, 9] } else { vec![9] });
+        assert_eq!(contents.end > sealed, counts);
+    }
 }
 
 /// A region of a block device is used again and again: nothing of an earlier, longer log may be taken for the new one's.

@@ -150,6 +150,14 @@ impl Log {
         self.flush()
     }
 
+    /// The same, where the log has room: what matters is the disk, and it tells by itself.
+    pub(crate) fn note(&self, event: Event) {
+        if let Err(error) = self.event(event) {
+            tracing::warn!(%error, ?event, "the undo log could not take a note of it");
+            self.give_up_unwritten();
+        }
+    }
+
     /// Returns when everything appended is durable.
     pub(crate) fn flush(&self) -> Result<()> {
         let mut end = self.lock();
