@@ -374,9 +374,11 @@ impl Iterator for StagedJobs<'_> {
             match self.record() {
                 Ok(Some(record)) => job.push(record),
                 Ok(None) => break,
+                // What comes behind it is lost, too.
                 Err(error) => {
+                    tracing::warn!(%error, "the stage ends there");
                     self.reader = None;
-                    return Some(Err(error));
+                    break;
                 }
             }
         }

@@ -161,24 +161,26 @@ fn what_a_stage_has_lost_is_fetched() {
     let pair = Pair::new(&shape, 11);
     let mut lost = 0;
     for is_reachable in [true, false] {
-        for at in [0.3, 0.5, 0.9] {
+        for tenth in [3, 5, 9] {
             let machine = Machine::new(&pair.old, &shape);
             let bad = Bad::new(&pair, 1);
             let image = bad.open(&pair).expect("opened");
             let flash = Flash { disk: &machine.disk, image: &image, workers: 1, watch: &Unwatched };
             drop(flash.prepare(&machine.keep(&shape, 1)).expect("prepared"));
             let stage = machine.stage.as_ref().expect("a stage");
-            let spoilt = (stage.content().len() as f64 * at) as u64;
+            let spoilt = (stage.content().len() * tenth / 10) as u64;
             stage.scribble(spoilt, &[0x5a; 64]);
             let mut prepared = flash.reopen(&machine.keep(&shape, 2)).expect("opened");
             if !is_reachable {
-                Fault::ALL.into_iter().for_each(|fault| bad.store.inject(fault, When::Rate(1.0)));
+                for fault in Fault::ALL {
+                    bad.store.inject(fault, When::Rate(1.0));
+                }
             }
             let fetched = image.transfer().fetched();
             let result = flash.apply(&mut prepared, &Dirty::Nothing, None);
             drop(prepared);
             let is = classify(&pair, &shape, &machine.disk.content());
-            assert_eq!(is, if is_reachable { Is::New } else { Is::Dead }, "{at} {result:?}");
+            assert_eq!(is, if is_reachable { Is::New } else { Is::Dead }, "{tenth} tenths: {result:?}");
             lost += u32::from(image.transfer().fetched() > fetched);
             assert!(machine.undo(&pair, &shape).expect("undone") && machine.disk.content() == pair.old);
         }

@@ -57,7 +57,7 @@ fn trim(machine: &Machine, pair: &Pair, is_one: impl Fn(&[u8], &[u8]) -> bool) -
     let new = pair.expected();
     let range = |chunk: usize| chunk * CHUNK..(chunk + 1) * CHUNK;
     let chunks = (17..new.len() / CHUNK - 1).filter(|&chunk| is_one(&pair.old[range(chunk)], &new[range(chunk)]));
-    chunks.map(|chunk| machine.disk.scribble((chunk * CHUNK) as u64, &[0; CHUNK])).count()
+    chunks.map(|chunk| machine.disk.scribble((chunk * CHUNK) as u64, &vec![0; CHUNK])).count()
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

@@ -17,7 +17,7 @@ use steps::What;
 fn node(place: &Path) -> Node {
     let folder = tempfile::tempdir().expect("a directory");
     let path = folder.path().join("node.toml");
-    fs::write(&path, format!("place = {place:?}\n")).expect("written");
+    fs::write(&path, format!("place = \"{}\"\n", place.display())).expect("written");
     Node::new(Config::read(&path).expect("a configuration"))
 }
 

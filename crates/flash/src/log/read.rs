@@ -26,8 +26,6 @@ pub struct Reader<'a> {
     buffer: Vec<u8>,
     /// Where the next record begins in `buffer`.
     at: usize,
-    /// Why the log ends here, if it is because more cannot be read: torn by a power cut, or damaged.
-    failed: Option<Error>,
     /// The log's id, once its first record is read.
     id: Option<u64>,
     sequence: u64,
@@ -39,7 +37,7 @@ impl<'a> Reader<'a> {
         let what = purpose.name();
         let size = medium.size().map_err(|source| Error::Log { what, doing: "reading", offset: 0, source })?;
         let (read_bytes, buffer) = (READ_BYTES, Vec::new());
-        Ok(Self { medium, size, what, read_bytes, position: 0, buffer, at: 0, failed: None, id: None, sequence: 0 })
+        Ok(Self { medium, size, what, read_bytes, position: 0, buffer, at: 0, id: None, sequence: 0 })
     }
 
     /// Of which most will be passed over: contents are not read only to get behind them.
@@ -139,15 +137,16 @@ impl<'a> Reader<'a> {
             let Some(available) = self.size.checked_sub(self.position + begin as u64) else { return Ok(None) };
             let offset = self.position + begin as u64;
             // What is read ahead may lie behind the log's end, where nobody promises that it can be read.
+            let mut read = Ok(());
             for wanted in [self.read_bytes.max(count), count - begin] {
                 self.buffer.resize(begin + (wanted as u64).min(available) as usize, 0);
-                let Err(source) = self.medium.read_at(offset, &mut self.buffer[begin..]) else {
-                    self.failed = None;
+                read = self.medium.read_at(offset, &mut self.buffer[begin..]);
+                if read.is_ok() {
                     break;
-                };
+                }
                 self.buffer.truncate(begin);
-                self.failed = Some(Error::Log { what: self.what, doing: "reading", offset, source });
             }
+            read.map_err(|source| Error::Log { what: self.what, doing: "reading", offset, source })?;
         }
         Ok(self.buffer.get(self.at..self.at + count))
     }
@@ -236,7 +235,15 @@ impl Contents {
         let Some((mut contents, reader, chunks)) = Self::begin(medium, purpose)? else { return Ok(None) };
         let (what, mut reader) = (purpose.name(), reader.up_to(end));
         contents.staged = Some(ChunkSet::new(chunks));
-        while let Some(record) = reader.next_record()? {
+        loop {
+            let record = match reader.next_record() {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(error) => {
+                    contents.bear(error)?;
+                    break;
+                }
+            };
             if record.kind == Kind::Room {
                 contents.look_for_jump(&record, reader.offset());
                 continue;
@@ -244,7 +251,7 @@ impl Contents {
             contents.take(&record, chunks, what)?;
             contents.note_end(record.kind, &reader);
         }
-        contents.end_at(&mut reader)?;
+        contents.end_at(&reader);
         Ok(Some((contents, reader.offset())))
     }
 
@@ -255,19 +262,22 @@ impl Contents {
         }
     }
 
-    /// All that could be read is read. As long as that does not say that the disk was written to, nobody knows whether what cannot
-    /// be read would. Of an undo log a pass that was cut off is no part: content of a chunk without its digest,
-    /// or the other way round, would make an undo write what the disk never was. A stage's content is the image's, and told by it.
-    fn end_at(&mut self, reader: &mut Reader<'_>) -> Result<()> {
-        match reader.failed.take() {
-            Some(error) if matches!(self.state, State::Unsealed | State::Sealed) => return Err(error),
-            Some(error) => tracing::warn!(%error, "it ends there"),
-            None => {}
+    /// What cannot be read was torn by a power cut, or is damaged: there the log ends. But as long as it does not say that the disk
+    /// was written to, nobody knows whether what cannot be read would.
+    fn bear(&self, error: Error) -> Result<()> {
+        if matches!(self.state, State::Unsealed | State::Sealed) {
+            return Err(error);
         }
+        tracing::warn!(log = self.header.purpose.name(), %error, "it ends there");
+        Ok(())
+    }
+
+    /// All that could be read is read. Of an undo log a pass that was cut off is no part: content of a chunk without its digest,
+    /// or the other way round, would make an undo write what the disk never was. A stage's content is the image's, and told by it.
+    fn end_at(&mut self, reader: &Reader<'_>) {
         if self.state == State::Unsealed || self.header.purpose == Purpose::Stage {
             (self.end, self.sequence) = (reader.offset(), reader.sequence);
         }
-        Ok(())
     }
 
     /// Reads a log's header; gives the rest of it too, and how many chunks its disk has.
@@ -275,11 +285,7 @@ impl Contents {
         let what = purpose.name();
         let unusable = |why: String| Error::Unusable { what, why };
         let mut reader = Reader::new(medium, purpose)?;
-        let first = match (reader.next_record()?, reader.failed.take()) {
-            (Some(first), _) => first,
-            (None, Some(error)) => return Err(error),
-            (None, None) => return Ok(None),
-        };
+        let Some(first) = reader.next_record()? else { return Ok(None) };
         if first.kind != Kind::Header {
             return Ok(None);
         }
@@ -318,6 +324,14 @@ impl Contents {
     /// when all before it is durable, and whoever uses a content checks it by its own digest. What the first seal stands behind
     /// is not even read.
     pub fn skim(medium: &dyn Medium, purpose: Purpose) -> Result<Option<Self>> {
+        match Self::skim_readable(medium, purpose) {
+            // What it means that something cannot be read, knows who has read all before it.
+            Err(Error::Log { .. }) => Self::read(medium, purpose),
+            skimmed => skimmed,
+        }
+    }
+
+    fn skim_readable(medium: &dyn Medium, purpose: Purpose) -> Result<Option<Self>> {
         let Some((mut contents, mut reader, chunks)) = Self::begin(medium, purpose)? else { return Ok(None) };
         let what = purpose.name();
         let mut is_sealed = true;
@@ -342,7 +356,7 @@ impl Contents {
         if !is_sealed {
             return Self::read(medium, purpose);
         }
-        contents.end_at(&mut reader)?;
+        contents.end_at(&reader);
         Ok(Some(contents))
     }
 
