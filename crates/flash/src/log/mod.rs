@@ -10,7 +10,8 @@
 //! A record belongs to a log by its random `id` and its place in it by `sequence`, so neither what an earlier log left
 //! in the same region nor a record out of order is ever read. Reading ends at the first record that is not right: what
 //! a power cut tore off counts as never written. What must not be torn is flushed before anything relies on it:
-//! the [`Kind::Seal`] before the first write to the disk.
+//! the [`Kind::Seal`] before the first write to the disk. Of an undo log that was sealed once only that counts behind which
+//! a seal or an event stands: a later pass that was cut off is no part of it.
 
 #[cfg(test)]
 mod fuzz;
