@@ -10,7 +10,7 @@ use flash::undo::{Found, Undo};
 use flash::{ChunkSet, Dirty, Flash, Unwatched};
 use keepstate_flash as flash;
 use support::images::{Pair, Shape};
-use support::machine::{Is, Machine, classify};
+use support::machine::{Is, Machine, classify, cut_off};
 use support::{Power, Random, SimDisk};
 use sys::Medium;
 
@@ -67,13 +67,7 @@ fn an_os_that_runs_on_after_a_flash_that_wrote_nothing_is_what_an_undo_brings_ba
     let shape = undoable();
     let pair = Pair::new(&shape, 210);
     let mut ran_on = [0, 0];
-    for cut in 0.. {
-        let machine = Machine::new(&pair.old, &shape);
-        machine.plug(&Power::cut_after(cut));
-        if machine.flash(&pair.open(), &shape, 1).is_ok() {
-            break;
-        }
-        machine.power_cycle(&mut Random(cut));
+    for (cut, machine) in cut_off(&pair, &shape, 1) {
         if classify(&pair, &shape, &machine.disk.content()) != Is::Old {
             continue;
         }
@@ -213,13 +207,7 @@ fn a_flash_whose_log_is_full_is_gone_on_with() {
     let shape = Shape { undo: true, ..Shape::default() };
     let pair = Pair::new(&shape, 245);
     let mut dead = 0;
-    for cut in (0..).step_by(7) {
-        let machine = Machine::new(&pair.old, &shape);
-        machine.plug(&Power::cut_after(cut));
-        if machine.flash(&pair.open(), &shape, 1).is_ok() {
-            break;
-        }
-        machine.power_cycle(&mut Random(cut));
+    for (cut, machine) in cut_off(&pair, &shape, 7) {
         if classify(&pair, &shape, &machine.disk.content()) != Is::Dead {
             continue;
         }
@@ -315,13 +303,7 @@ fn a_sector_that_a_power_cut_has_torn_stops_neither_way() {
         let pair = Pair::new(&shape, 270);
         let sectors = (pair.old.len() / shape.sector) as u64;
         let mut met = 0;
-        for cut in (0..).step_by(5) {
-            let machine = Machine::new(&pair.old, &shape);
-            machine.plug(&Power::cut_after(cut));
-            if machine.flash(&pair.open(), &shape, 1).is_ok() {
-                break;
-            }
-            machine.power_cycle(&mut Random(cut));
+        for (cut, machine) in cut_off(&pair, &shape, 5) {
             if classify(&pair, &shape, &machine.disk.content()) != Is::Dead {
                 continue;
             }

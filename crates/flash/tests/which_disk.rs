@@ -7,7 +7,7 @@ use flash::undo::Found;
 use flash::{ChunkSet, Dirty, Flash, Unwatched};
 use keepstate_flash as flash;
 use support::images::{Pair, Shape};
-use support::machine::Machine;
+use support::machine::{Machine, cut_off};
 use support::{Power, Random};
 
 const CHUNK: usize = 64 << 10;
@@ -113,13 +113,7 @@ fn an_old_os_that_has_rewritten_nearly_all_is_left_alone_by_an_undo() {
     let shape = undoable();
     let pair = Pair::patched(&shape, 370);
     let (mut begun, mut undone) = (0, 0);
-    for cut in 0.. {
-        let machine = Machine::new(&pair.old, &shape);
-        machine.plug(&Power::cut_after(cut));
-        if machine.flash(&pair.open(), &shape, 1).is_ok() {
-            break;
-        }
-        machine.power_cycle(&mut Random(cut));
+    for (cut, machine) in cut_off(&pair, &shape, 1) {
         if machine.disk.content() != pair.old || state(&machine) != Some(State::Began) {
             continue;
         }

@@ -85,6 +85,17 @@ impl Machine {
     }
 }
 
+/// Machines whose flash was cut off at every `step`th operation, after the power has come back: each with its cut.
+pub fn cut_off<'a>(pair: &'a Pair, shape: &'a Shape, step: usize) -> impl Iterator<Item = (u64, Machine)> + 'a {
+    (0..).step_by(step).map_while(move |cut| {
+        let machine = Machine::new(&pair.old, shape);
+        machine.plug(&Power::cut_after(cut));
+        let is_cut = machine.flash(&pair.open(), shape, 1).is_err();
+        machine.power_cycle(&mut Random(cut));
+        is_cut.then_some((cut, machine))
+    })
+}
+
 /// What a disk is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Is {
