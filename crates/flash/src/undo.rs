@@ -28,6 +28,9 @@ use crate::verdict::ChunkSet;
 use crate::work;
 
 const WHAT: &str = Purpose::Undo.name();
+/// Why a log is refused that lacks what was flushed before the disk was written to.
+const LOST_END: &str = "it says that the disk was never written to, and the disk looks as if it was: the log is damaged behind \
+                        its first pass, and would give a mixture; keep both, and flash an image to have a system that boots";
 
 /// What an undo log is about.
 #[derive(Debug)]
@@ -170,17 +173,11 @@ impl Undo<'_> {
         let begin = Instant::now();
         let geometry = self.found.geometry;
         self.check_disk()?;
-        match (self.found.contents.state, self.is_still_old()?) {
-            (State::Began | State::Done | State::UndoBegan, true) => return self.note_that_it_was_undone(begin),
-            (State::Sealed, false) => {
-                return Err(Error::Unusable {
-                    what: WHAT,
-                    why: "it says that the disk was never written to, and the disk looks as if it was: the log is damaged \
-                          behind its first pass, and would give a mixture; keep both, and flash an image to have a system \
-                          that boots"
-                        .into(),
-                });
+        match self.found.contents.state {
+            State::Began | State::Done | State::UndoBegan if self.is_still_old()? => {
+                return self.note_that_it_was_undone(begin);
             }
+            State::Sealed if !self.is_still_old()? => return Err(Error::Unusable { what: WHAT, why: LOST_END.into() }),
             _ => {}
         }
         let read = compared_size(geometry, self.found.contents.header.tail);
@@ -222,6 +219,8 @@ impl Undo<'_> {
     /// Nothing was written, or an earlier undo put everything back and could not note it. The old OS may have run since: what it
     /// wrote stays.
     fn note_that_it_was_undone(&self, begin: Instant) -> Result<UndoReport> {
+        // That undo may have ended before it could flush.
+        Prover { disk: self.disk, counters: &Counters::default() }.flush()?;
         Log::reopen(Arc::clone(&self.medium), &self.found.contents)?.note(Event::Undone);
         Ok(UndoReport { seconds: begin.elapsed().as_secs_f64(), ..UndoReport::default() })
     }

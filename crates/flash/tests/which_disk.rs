@@ -242,4 +242,24 @@ fn what_an_earlier_run_wrote_and_did_not_flush_is_flushed_before_it_counts() {
         }
     }
     assert!(flashed > 20 && undone > 10, "{flashed} {undone}");
+
+    // The same of an undo, whose last write is sector 0. All that was not flushed is lost.
+    let loses_all = (0..).map(Random).find(|random| random.clone().below(4) == 0).unwrap();
+    let whole = Machine::new(&pair.old, &shape);
+    whole.flash(&pair.open(), &shape, 1).unwrap();
+    let mut old = 0;
+    for cut in 0.. {
+        let machine = whole.copy(&shape);
+        machine.plug(&Power::cut_after(cut));
+        let _ = machine.undo(&pair, &shape);
+        machine.plug(&Power::steady());
+        if state(&machine) == Some(State::Undone) {
+            break;
+        }
+        old += u32::from(machine.disk.content() == pair.old);
+        assert!(machine.undo(&pair, &shape).unwrap());
+        machine.power_cycle(&mut loses_all.clone());
+        assert!(machine.disk.content() == pair.old, "cut {cut}: said to be undone, and lost by a power cut");
+    }
+    assert!(old > 1, "{old} undos had put all back and not said so");
 }
