@@ -9,6 +9,7 @@ use crate::Flash;
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
 use crate::log::{Contents, Header, Log, Purpose, State};
+use crate::prove::{Counters, Prover};
 use crate::still_old::is_still_old;
 use crate::verdict::ChunkSet;
 
@@ -83,7 +84,11 @@ impl Flash<'_> {
             State::Undone => begin(),
             // The disk decides, not the log: what was begun may never have been written, what was written may not be noted, and
             // since then the old OS may have run, and have changed what was logged.
-            _ if is_still_old()? => begin(),
+            _ if is_still_old()? => {
+                // What an undo has put back may be in the disk's cache alone; then the log is what leads there.
+                Prover { disk: self.disk, counters: &Counters::default() }.flush()?;
+                begin()
+            }
             State::Done if is_same.is_ok() => resume(&contents),
             State::Done => refuse(
                 "it is the way back from an earlier flash; name another file, or delete this one to give up that way back",
