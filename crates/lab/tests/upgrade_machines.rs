@@ -171,10 +171,11 @@ fn a_failed_trial_puts_the_old_disk_back_bit_for_bit() {
     }
 }
 
-/// A file of the image that both versions have, written to over and over while the old OS ends: no preparing helps, it has
-/// to be fetched in the outage.
+/// A file of the image that both versions have, written to while the old OS ends: no preparing helps, it has to be fetched in the
+/// outage. Each end writes another one: what one has changed is staged by the next.
 const LATE: &str = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n\
-                    ExecStop=/bin/dd if=/dev/urandom of=/usr/share/payload/000 bs=64k count=1 conv=notrunc,fsync\n";
+                    ExecStop=/bin/sh -c 'n=$$(cat /data/late || echo 20); echo $$((n + 20)) >/data/late; \
+                    dd if=/dev/urandom of=/usr/share/payload/$$(printf %%03d $$n) bs=64k count=1 conv=notrunc,fsync'\n";
 
 /// Whatever the store does when the imager needs it, the old OS comes back, and says why.
 #[test]
@@ -217,7 +218,7 @@ fn comes_back_untouched(versions: &Versions, machine: &mut Machine, says: &str, 
     let log = machine.sh("cat /data/keepstate/imager.log").expect("an answer");
     assert!(log.contains(says), "{says}: {log}\n{status}");
     assert!(log.contains("the disk: Boots; next: Leave") && !log.contains("writing, "), "{says}: {log}");
-    machine.sh("rm /data/keepstate/imager.log; systemctl start late").expect("once more");
+    machine.sh("test -e /data/late && rm /data/keepstate/imager.log && systemctl start late").expect("once more");
 }
 
 /// The order to restart hangs, as one does that somebody holds up, and who gave it dies, who would take back what is armed when he is

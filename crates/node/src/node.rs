@@ -80,11 +80,20 @@ impl Node {
         Ok(Status { upgrade, state, drained, journal })
     }
 
+    /// Why there is no upgrade to be told of.
+    pub fn why_none(&self) -> String {
+        let place = self.place.directory();
+        if place.exists() {
+            return "this node was never upgraded".into();
+        }
+        format!("this node was never upgraded, or its place {} is not there: is its disk mounted?", place.display())
+    }
+
     /// The upgrade that is under way, in one of these states; nobody else decides about it for as long as it is held.
     pub(crate) fn under_way(&self, wanted: &[State], to: &str) -> Result<(Held, Record)> {
         let nothing = |why: &str| Error::Refused(format!("there is nothing to {to}: {why}"));
         if self.status()?.upgrade.is_none() {
-            return Err(nothing("this node was never upgraded"));
+            return Err(nothing(&self.why_none()));
         }
         let held = self.place.hold(PATIENCE)?;
         let Status { upgrade, state, .. } = self.status()?;
@@ -124,6 +133,18 @@ impl Node {
 mod tests {
     use super::*;
     use crate::state::step;
+
+    /// It was said to have never been upgraded, the disk with its place not being mounted.
+    #[test]
+    fn a_node_whose_place_is_not_there_does_not_say_that_it_was_never_upgraded_and_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("place");
+        let node = Node::new(Config::parse_text(&format!("place = {place:?}")).unwrap());
+        let refused = |node: &Node| node.under_way(&[State::Passed], "commit").unwrap_err().to_string();
+        assert!(refused(&node).ends_with("is not there: is its disk mounted?"), "{}", refused(&node));
+        node.place.make().unwrap();
+        assert!(refused(&node).ends_with("this node was never upgraded"), "{}", refused(&node));
+    }
 
     /// It said that the node serves, its datastore stopped.
     #[test]

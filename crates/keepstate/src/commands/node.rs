@@ -254,12 +254,12 @@ fn foreseen(image: &str, prediction: &Prediction) -> String {
 
 fn status(node: &Node, output: &Output) -> Result<()> {
     let status = node.status()?;
-    output.print(&status, || text(&status))
+    output.print(&status, || text(node, &status))
 }
 
-fn text(status: &Status) -> String {
+fn text(node: &Node, status: &Status) -> String {
     let Some((record, said)) = status.upgrade.as_ref().zip(status.said()) else {
-        return "this node was never upgraded\n".into();
+        return format!("{}\n", node.why_none());
     };
     let mut text = format!("upgrade {} to {}: {said}\n", record.id, record.image);
     for entry in &status.journal {
