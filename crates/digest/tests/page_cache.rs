@@ -27,6 +27,10 @@ fn pages(path: &Path) -> Vec<bool> {
     pages.into_iter().map(|page| page == 1).collect()
 }
 
+/// The kernel may take back any page at any time, and where something looks for cold memory it does: what is gone once may be its
+/// doing, what is gone each time is ours.
+const TRIES: usize = 4;
+
 #[test]
 fn what_was_cold_stays_cold_and_what_was_warm_stays_warm() {
     let room = Room::new();
@@ -34,24 +38,31 @@ fn what_was_cold_stays_cold_and_what_was_warm_stays_warm() {
     let small = room.write("small", &noise(2, 50_000));
     let warm = room.write("warm", &noise(3, 2 * RANGE));
     room.make("manifest");
-    for how in [How::default(), direct()] {
-        forget(&large);
-        forget(&small);
-        // Of the large one, one range and half of another are warm.
-        for (offset, length) in [(RANGE, RANGE), (3 * RANGE + RANGE / 2, RANGE / 2)] {
+    let cached = || [&large, &small, &warm].map(|path| pages(path));
+    for (how, algorithm) in
+        [How::default(), direct()].into_iter().flat_map(|how| [(how, Algorithm::Blake3), (how, Algorithm::Sha256)])
+    {
+        let stays = || {
+            forget(&large);
+            forget(&small);
+            fs::read(&warm).expect("read");
+            // Of the large one, one range and half of another are warm.
             let file = File::open(&large).expect("opened");
             rustix::fs::fadvise(&file, 0, None, Advice::Random).expect("told");
-            file.read_exact_at(&mut vec![0; length], offset as u64).expect("read");
-        }
-        let before = pages(&large);
-        assert_eq!(before.iter().filter(|&&resident| resident).count(), 3 * RANGE / 2 / page_size() as usize);
-        for algorithm in [Algorithm::Blake3, Algorithm::Sha256] {
+            for (offset, length) in [(RANGE, RANGE), (3 * RANGE + RANGE / 2, RANGE / 2)] {
+                file.read_exact_at(&mut vec![0; length], offset as u64).expect("read");
+            }
+            let before = cached();
+            let warm_pages = before.each_ref().map(|pages| pages.iter().filter(|&&resident| resident).count());
+            let expected = [3 * RANGE / 2, 0, 2 * RANGE].map(|bytes| bytes / page_size() as usize);
             room.make_with(algorithm.name(), |make| (make.how, make.algorithm) = (how, algorithm));
             assert!(room.check_with("manifest", |check| check.how = how).0.is_equal());
-            assert!(pages(&large) == before, "{algorithm}: the large file's pages are as they were");
-            assert!(pages(&small).iter().all(|&resident| !resident), "{algorithm}: the small file is cold");
-            assert!(pages(&warm).iter().all(|&resident| resident), "{algorithm}: the warm file is warm");
-        }
+            let after = cached();
+            let grew = before.iter().flatten().zip(after.iter().flatten()).any(|(&before, &after)| after && !before);
+            assert!(!grew, "{algorithm}: something is warm that was cold");
+            warm_pages == expected && before == after
+        };
+        assert!((0..TRIES).any(|_| stays()), "{algorithm}: what was warm is cold, {TRIES} times");
     }
 }
 
