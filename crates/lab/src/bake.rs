@@ -155,12 +155,18 @@ impl Baker {
 
     /// What decides the disk: tree, options, and the binary itself.
     fn key(&self, tree: &Tree, options: &Options) -> Result<String> {
-        let mut hasher = blake3::Hasher::new();
+        let mut hasher = self.hasher()?;
         hasher.update(tree.digest.as_bytes()).update(tree.name.as_bytes());
         hasher.update(format!("{options:?}").as_bytes());
+        Ok(hasher.finalize().to_hex()[..16].to_owned())
+    }
+
+    /// What begins with the binary, for the names of what is made with it.
+    pub(crate) fn hasher(&self) -> Result<blake3::Hasher> {
+        let mut hasher = blake3::Hasher::new();
         let binary = File::open(&self.binary).map_err(io("opening", self.binary.display()))?;
         hasher.update_reader(binary).map_err(io("reading", self.binary.display()))?;
-        Ok(hasher.finalize().to_hex()[..16].to_owned())
+        Ok(hasher)
     }
 }
 

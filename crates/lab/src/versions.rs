@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::bake::{Baker, Options};
 use crate::error::{Result, io};
 use crate::http::Server;
-use crate::machine::Disk;
+use crate::machine::{Disk, folder};
 use crate::server::UP;
-use crate::tree::Recipe;
+use crate::tree::{Recipe, lock};
 use crate::{Machine, run};
 
 /// Two versions and a store of them.
@@ -45,16 +45,12 @@ impl Versions {
 
     /// Publishes these two disks as `NAME@1` and `NAME@2`. The store's key is at `ci.pub` of the web server.
     pub fn of(name: &str, baker: Baker, disks: [PathBuf; 2]) -> Result<Self> {
-        let [v1, v2] = disks;
         let folder = tempfile::tempdir().map_err(io("making a directory for", name))?;
-        let store = folder.path().join("store");
-        run_in(folder.path(), &baker, "key new -o ci")?;
-        for (version, disk) in [(1, &v1), (2, &v2)] {
-            publish(folder.path(), &baker, &format!("{name}@{version}"), disk)?;
-        }
-        let key = store.join("ci.pub");
-        fs::copy(folder.path().join("ci.pub"), &key).map_err(io("writing", key.display()))?;
-        let store = Server::start(&store)?;
+        // A copy: some who have it spoil it.
+        let published = published(name, &baker, &disks)?;
+        run::output(run::command("cp", ["--archive", "--no-target-directory"]).arg(published).arg(folder.path()))?;
+        let store = Server::start(&folder.path().join("store"))?;
+        let [v1, v2] = disks;
         Ok(Self { v1, v2, store, name: name.into(), baker, folder })
     }
 
@@ -94,6 +90,34 @@ impl Versions {
     pub fn store_folder(&self) -> PathBuf {
         self.folder.path().join("store")
     }
+}
+
+/// A directory with a key and with a store of these two disks, signed with it. The same disks are published once by the same binary:
+/// most tests have them in common.
+fn published(name: &str, baker: &Baker, disks: &[PathBuf; 2]) -> Result<PathBuf> {
+    let stores = folder().join("stores");
+    fs::create_dir_all(&stores).map_err(io("making", stores.display()))?;
+    let mut hasher = baker.hasher()?;
+    for disk in disks {
+        // Its name tells what it was baked of.
+        hasher.update(disk.as_os_str().as_encoded_bytes()).update(b"\0");
+    }
+    let place = stores.join(format!("{name}-{}", &hasher.finalize().to_hex()[..16]));
+    let _held = lock(&stores.join(format!("{name}.lock")))?;
+    if place.exists() {
+        return Ok(place);
+    }
+    let part = tempfile::tempdir_in(&stores).map_err(io("making a directory in", stores.display()))?;
+    run_in(part.path(), baker, "key new -o ci")?;
+    for (version, disk) in (1..).zip(disks) {
+        publish(part.path(), baker, &format!("{name}@{version}"), disk)?;
+    }
+    let key = part.path().join("store/ci.pub");
+    fs::copy(part.path().join("ci.pub"), &key).map_err(io("writing", key.display()))?;
+    let packed = part.path().join("out");
+    fs::remove_dir_all(&packed).map_err(io("removing", packed.display()))?;
+    fs::rename(part.path(), &place).map_err(io("naming", place.display()))?;
+    Ok(place)
 }
 
 /// Packs a disk as `image`, and puts it into the store of `folder`.
