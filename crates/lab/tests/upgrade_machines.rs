@@ -176,30 +176,54 @@ fn a_failed_trial_puts_the_old_disk_back_bit_for_bit() {
 const LATE: &str = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n\
                     ExecStop=/bin/dd if=/dev/urandom of=/usr/share/payload/000 bs=64k count=1 conv=notrunc,fsync\n";
 
-/// Whatever the store does when the imager needs it, the old OS comes back, and says why.
+/// So long after its start an imager that nobody answers gives up.
+const SHORT: u32 = 25;
+/// Longer than the patience of one transfer, so that it is the transfer that ends.
+const LONG: u32 = 300;
+
+/// Nobody says no: it is the deadline that ends it.
 #[test]
 #[ignore = "needs QEMU and root: run by ./test"]
-fn an_upgrade_that_cannot_fetch_comes_back_into_the_old_os() {
-    // A stalled one is the hardest; each takes as long again.
-    comes_back_untouched("time is over before the first write", |versions, _| {
+fn an_upgrade_whose_store_stalls_comes_back_into_the_old_os() {
+    comes_back_untouched("upgrade-stalled", SHORT, "time is over before the first write", |versions, _| {
         versions.store.inject("payload", Trouble::Stalled { after: 0 }, None);
     });
-    if std::env::var_os("KEEPSTATE_LONG").is_some() {
-        comes_back_untouched("503", |versions, _| versions.store.inject("payload", Trouble::Status(503), None));
-        comes_back_untouched("wrong", |versions, _| {
+}
+
+mod long {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs QEMU and root: run by ./test --long"]
+    fn an_upgrade_whose_store_is_overloaded_comes_back_into_the_old_os() {
+        comes_back_untouched("upgrade-overloaded", LONG, "503", |versions, _| {
+            versions.store.inject("payload", Trouble::Status(503), None);
+        });
+    }
+
+    #[test]
+    #[ignore = "needs QEMU and root: run by ./test --long"]
+    fn an_upgrade_whose_store_gives_wrong_bytes_comes_back_into_the_old_os() {
+        comes_back_untouched("upgrade-wrong", LONG, "wrong", |versions, _| {
             versions.store.inject("payload", Trouble::Corrupt { at: 0 }, None);
         });
-        // Nobody says no, and nobody answers.
-        comes_back_untouched("time is over before the first write", |_, machine| {
+    }
+
+    /// Nobody says no, and nobody answers.
+    #[test]
+    #[ignore = "needs QEMU and root: run by ./test --long"]
+    fn an_upgrade_whose_cable_is_pulled_comes_back_into_the_old_os() {
+        comes_back_untouched("upgrade-cable", SHORT, "time is over before the first write", |_, machine| {
             machine.cut_link().expect("the cable is pulled");
         });
     }
 }
 
-/// An upgrade that meets trouble when the OS is on its way down ends in the old OS, with the reason.
-fn comes_back_untouched(says: &str, trouble: impl FnOnce(&Versions, &mut Machine)) {
-    let (versions, mut machine) = plain("upgrade-cannot-fetch");
-    machine.sh("printf '[imager]\\ndeadline-seconds = 25\\n' >>/etc/keepstate/node.toml").expect("configured");
+/// An upgrade that meets trouble when the OS is on its way down ends in the old OS, with the reason, whatever the store does.
+fn comes_back_untouched(name: &str, deadline: u32, says: &str, trouble: impl FnOnce(&Versions, &mut Machine)) {
+    let (versions, mut machine) = plain(name);
+    let configure = format!("printf '[imager]\\ndeadline-seconds = {deadline}\\n' >>/etc/keepstate/node.toml");
+    machine.sh(&configure).expect("configured");
     machine.write_file("/etc/systemd/system/late.service", LATE.as_bytes()).expect("written");
     machine.sh("systemctl daemon-reload && systemctl start late").expect("started");
     machine.sh_within(&versions.command("prepare", 2), PREPARED).expect("prepared");
