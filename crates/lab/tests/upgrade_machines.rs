@@ -204,8 +204,8 @@ mod long {
     #[test]
     #[ignore = "needs QEMU and root: run by ./test --long"]
     fn an_upgrade_whose_store_gives_wrong_bytes_comes_back_into_the_old_os() {
-        comes_back_untouched("upgrade-wrong", LONG, "wrong", |versions, _| {
-            versions.store.inject("payload", Trouble::Corrupt { at: 0 }, None);
+        comes_back_untouched("upgrade-wrong", LONG, "is not what the manifest describes", |versions, _| {
+            versions.store.inject("payload", Trouble::Corrupt { every: 4096 }, None);
         });
     }
 

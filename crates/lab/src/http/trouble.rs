@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 /// A way to misbehave. Places are counted in the file for [`Trouble::Corrupt`], in the answer's body for the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// One bit of the byte at this place of the file is wrong, whenever that byte is delivered.
+    /// One bit is wrong of the first of every so many bytes of the file, whenever that byte is delivered.
     Corrupt {
-        /// The place in the file, in bytes.
-        at: u64,
+        /// How many.
+        every: u64,
     },
     /// The connection ends after so many bytes of the body.
     Truncated {
@@ -65,10 +65,9 @@ impl Body {
         let whole = piece.len();
         let before = |limit: u64| limit.saturating_sub(place).min(whole as u64) as usize;
         match self.trouble {
-            Some(Trouble::Corrupt { at }) => {
-                let here = at.checked_sub(self.start + place).and_then(|at| piece.get_mut(at as usize));
-                if let Some(byte) = here {
-                    *byte ^= 1;
+            Some(Trouble::Corrupt { every }) => {
+                for (place, byte) in (self.start + place..).zip(piece) {
+                    *byte ^= u8::from(place % every == 0);
                 }
                 whole
             }
