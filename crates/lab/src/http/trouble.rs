@@ -67,7 +67,7 @@ impl Body {
         match self.trouble {
             Some(Trouble::Corrupt { every }) => {
                 for (place, byte) in (self.start + place..).zip(piece) {
-                    *byte ^= u8::from(place % every == 0);
+                    *byte ^= u8::from(place.is_multiple_of(every));
                 }
                 whole
             }
