@@ -135,7 +135,7 @@ impl Baker {
         }
         let folder = folder().join("images");
         fs::create_dir_all(&folder).map_err(io("making", folder.display()))?;
-        let key = self.key(tree, options)?;
+        let key = self.key(&[tree.digest.as_bytes(), tree.name.as_bytes(), format!("{options:?}").as_bytes()])?;
         let disk = folder.join(format!("{}-{key}.raw", tree.name));
         // Held while it is baked: two tests that want the same disk bake it once.
         let _held = lock(&folder.join(format!("{}.lock", tree.name)))?;
@@ -153,20 +153,15 @@ impl Baker {
         Ok(disk)
     }
 
-    /// What decides the disk: tree, options, and the binary itself.
-    fn key(&self, tree: &Tree, options: &Options) -> Result<String> {
-        let mut hasher = self.hasher()?;
-        hasher.update(tree.digest.as_bytes()).update(tree.name.as_bytes());
-        hasher.update(format!("{options:?}").as_bytes());
-        Ok(hasher.finalize().to_hex()[..16].to_owned())
-    }
-
-    /// What begins with the binary, for the names of what is made with it.
-    pub(crate) fn hasher(&self) -> Result<blake3::Hasher> {
+    /// The name of what this binary makes of these: the same ones, the same thing.
+    pub(crate) fn key(&self, parts: &[&[u8]]) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+        }
         let binary = File::open(&self.binary).map_err(io("opening", self.binary.display()))?;
         hasher.update_reader(binary).map_err(io("reading", self.binary.display()))?;
-        Ok(hasher)
+        Ok(hasher.finalize().to_hex()[..16].to_owned())
     }
 }
 

@@ -12,6 +12,9 @@ use crate::server::UP;
 use crate::tree::{Recipe, lock};
 use crate::{Machine, run};
 
+/// How disks are published: another text, another store.
+const PUBLISHED_BY: &str = include_str!("versions.rs");
+
 /// Two versions and a store of them.
 #[derive(Debug)]
 pub struct Versions {
@@ -97,12 +100,10 @@ impl Versions {
 fn published(name: &str, baker: &Baker, disks: &[PathBuf; 2]) -> Result<PathBuf> {
     let stores = folder().join("stores");
     fs::create_dir_all(&stores).map_err(io("making", stores.display()))?;
-    let mut hasher = baker.hasher()?;
-    for disk in disks {
-        // Its name tells what it was baked of.
-        hasher.update(disk.as_os_str().as_encoded_bytes()).update(b"\0");
-    }
-    let place = stores.join(format!("{name}-{}", &hasher.finalize().to_hex()[..16]));
+    // A disk's name tells what it was baked of.
+    let [v1, v2] = disks.each_ref().map(|disk| disk.as_os_str().as_encoded_bytes());
+    let key = baker.key(&[PUBLISHED_BY.as_bytes(), v1, v2])?;
+    let place = stores.join(format!("{name}-{key}"));
     let _held = lock(&stores.join(format!("{name}.lock")))?;
     if place.exists() {
         return Ok(place);
@@ -161,4 +162,18 @@ pub fn differing(one: &Path, other: &Path) -> Result<Vec<u64>> {
         }
     }
     Ok(differing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_publish_that_fails_leaves_no_store() {
+        let (baker, disks) = (Baker::new(Path::new("/bin/false")), ["/nowhere/1.raw".into(), "/nowhere/2.raw".into()]);
+        for _ in 0..2 {
+            let error = published("none", &baker, &disks).expect_err("it fails");
+            assert!(error.to_string().starts_with("/bin/false key new"), "{error}");
+        }
+    }
 }
