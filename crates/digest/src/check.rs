@@ -42,8 +42,8 @@ pub fn check(check: &Check<'_>, tell: &mut dyn FnMut(&Difference) -> io::Result<
         let reader = Reader::open(check.manifest)?.of_tree()?;
         let header = reader.header().clone();
         check.how.watch.total(reader.bytes());
-        let walk = Walk::new(check.root.unwrap_or(&header.root), header.reach)?;
-        engine::run(header.algorithm, &check.how, |feed| meet(check, reader, walk, feed), &mut judge)?;
+        let root = check.root.unwrap_or(&header.root);
+        engine::run(header.algorithm, &check.how, |feed| meet(check, reader, root, feed), &mut judge)?;
     } else {
         let sums = Sums::open(check.manifest, check.algorithm)?;
         let root = check.root.unwrap_or(Path::new("."));
@@ -64,9 +64,10 @@ enum Item {
 }
 
 /// Walks the tree along the manifest.
-fn meet<'s>(check: &Check<'s>, mut reader: Reader, walk: Walk, feed: &Feed<'s, Item>) -> Result<(), Halt> {
-    let has_xattrs = reader.header().reach.xattrs;
-    let what = What { owners: !check.content_only, xattrs: !check.content_only && has_xattrs };
+fn meet<'s>(check: &Check<'s>, mut reader: Reader, root: &Path, feed: &Feed<'s, Item>) -> Result<(), Halt> {
+    let reach = reader.header().reach;
+    let what = What { owners: !check.content_only, xattrs: !check.content_only && reach.xattrs };
+    let walk = Walk::new(root, reach)?;
     let mut next = reader.next_entry()?;
     for found in walk {
         while let Some(recorded) = next.take_if(|next| next.entry.path < found.entry.path) {

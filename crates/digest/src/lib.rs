@@ -22,6 +22,7 @@ mod path;
 mod resume;
 mod source;
 pub mod subtrees;
+mod survey;
 mod walk;
 mod xattrs;
 

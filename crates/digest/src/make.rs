@@ -17,7 +17,8 @@ use crate::manifest::{Header, Of, Place, Writer, sums};
 use crate::path::TreePath;
 use crate::resume::Earlier;
 use crate::source::{Source, Stamp, TreeFile};
-use crate::walk::{Reach, Walk, survey};
+use crate::survey::survey;
+use crate::walk::{Reach, Walk};
 
 /// What a manifest is written as.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

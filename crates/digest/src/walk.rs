@@ -1,10 +1,11 @@
 //! A tree in its order: each directory before what is in it, names by their bytes.
 
+mod names;
+
 use std::ffi::{CStr, CString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -14,6 +15,7 @@ use crate::entry::{Entry, Kind, Unproven};
 use crate::error::{Error, Result};
 use crate::path::TreePath;
 use crate::source::Stamp;
+use names::Names;
 
 /// What of a tree is looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,8 +51,7 @@ pub(crate) struct Walk {
 impl Walk {
     pub(crate) fn new(root: &Path, reach: Reach) -> Result<Self> {
         let failed = |errno: Errno| Error::Root { path: root.into(), source: errno.into() };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = Arc::new(rustix::fs::openat(CWD, root, flags, Mode::empty()).map_err(failed)?);
+        let folder = Arc::new(open_root(root).map_err(failed)?);
         let stat = rustix::fs::fstat(&folder).map_err(failed)?;
         let mut walk = Self { reach, device: stat.st_dev, first: None, open: Vec::new(), path: Vec::new() };
         let name = CString::from(c".");
@@ -78,7 +79,7 @@ impl Walk {
             trouble: None,
         };
         let unreadable = |errno: Errno| Some(Unproven::unreadable(std::io::Error::from(errno).to_string()));
-        let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT) {
+        let stat = match rustix::fs::statat(folder, name, FACTS) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return None,
             Err(errno) => {
@@ -100,8 +101,7 @@ impl Walk {
                     *kind = Kind::Mount;
                     return Some(found);
                 }
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let opened = rustix::fs::openat(folder, name, flags, Mode::empty());
+                let opened = open_below(folder, name);
                 match opened.and_then(|folder| Listing::read(Arc::new(folder), self.path.len())) {
                     Ok(listing) => self.open.push(listing),
                     Err(errno) => found.trouble = unreadable(errno),
@@ -138,43 +138,34 @@ impl Iterator for Walk {
     }
 }
 
-/// The names of one directory in their order, held as densely as can be: a million of twenty letters are 29 MB.
+/// The names of one directory in their order.
 struct Listing {
     folder: Arc<OwnedFd>,
     path_length: usize,
-    /// Each with its zero.
-    names: Vec<u8>,
-    starts: Vec<u32>,
+    names: Names,
     given: usize,
 }
 
 impl Listing {
     fn read(folder: Arc<OwnedFd>, path_length: usize) -> rustix::io::Result<Self> {
-        let (mut names, mut starts) = (Vec::new(), Vec::new());
+        let mut names = Names::default();
         // Its own descriptor again, not by the name `.`, which takes the right to search besides that to read.
         for item in Dir::new(rustix::io::fcntl_dupfd_cloexec(&folder, 0)?)? {
             let item = item?;
             let name = item.file_name();
-            if name == c"." || name == c".." {
-                continue;
+            if !is_itself_or_above(name) {
+                names.push(name)?;
             }
-            starts.push(u32::try_from(names.len()).map_err(|_| Errno::OVERFLOW)?);
-            names.extend_from_slice(name.to_bytes_with_nul());
         }
-        starts.sort_unstable_by_key(|&start| name_at(&names, start));
-        Ok(Self { folder, path_length, names, starts, given: 0 })
+        names.sort();
+        Ok(Self { folder, path_length, names, given: 0 })
     }
 
     fn next(&mut self) -> Option<CString> {
-        let start = *self.starts.get(self.given)?;
+        let name = self.names.get(self.given)?;
         self.given += 1;
-        Some(name_at(&self.names, start).into())
+        Some(name.into())
     }
-}
-
-fn name_at(names: &[u8], start: u32) -> &CStr {
-    // Every start is followed by a name and its zero: that is how they were put there.
-    CStr::from_bytes_until_nul(&names[start as usize..]).unwrap_or_default()
 }
 
 /// What a thing's facts say it is; where a link leads is not among them.
@@ -193,22 +184,18 @@ pub(crate) fn entry(path: TreePath, stat: &Stat) -> Entry {
     Entry { path, kind, mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, xattrs: Vec::new() }
 }
 
-/// Adds up how much there is to read, ahead of whoever reads it: for progress only.
-pub(crate) fn survey(root: &Path, reach: Reach, stop: &AtomicBool, total: impl Fn(u64)) {
-    /// How often it is told.
-    const EVERY: usize = 256;
-    let Ok(walk) = Walk::new(root, Reach { xattrs: false, ..reach }) else { return };
-    let mut bytes = 0;
-    for (count, found) in walk.enumerate() {
-        if let Kind::File(size) = found.entry.kind {
-            bytes += size;
-        }
-        if count % EVERY == 0 {
-            if stop.load(Ordering::Relaxed) {
-                return;
-            }
-            total(bytes);
-        }
-    }
-    total(bytes);
+/// Of a name itself, wherever it leads and whatever would be mounted there.
+pub(crate) const FACTS: AtFlags = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::NO_AUTOMOUNT);
+
+pub(crate) fn open_root(root: &Path) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat(CWD, root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+pub(crate) fn open_below(folder: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(folder, name, flags, Mode::empty())
+}
+
+pub(crate) fn is_itself_or_above(name: &CStr) -> bool {
+    name == c"." || name == c".."
 }

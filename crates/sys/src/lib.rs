@@ -7,6 +7,7 @@ pub mod aligned;
 pub mod disk;
 mod durable;
 mod exact;
+pub mod heap;
 pub mod io_priority;
 pub mod kernel;
 mod lock;
