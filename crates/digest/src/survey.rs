@@ -58,15 +58,15 @@ mod tests {
     use crate::walk::Walk;
 
     /// What is told, in its order.
-    fn told(root: &Path, stop: bool) -> Vec<u64> {
+    fn told(root: &Path, reach: Reach, stop: bool) -> Vec<u64> {
         let told = RefCell::new(Vec::new());
-        survey(root, Reach::default(), &AtomicBool::new(stop), |bytes| told.borrow_mut().push(bytes));
+        survey(root, reach, &AtomicBool::new(stop), |bytes| told.borrow_mut().push(bytes));
         told.into_inner()
     }
 
     /// What the walk that is read comes to.
-    fn walked(root: &Path) -> u64 {
-        let sizes = Walk::new(root, Reach::default()).expect("a tree").map(|found| match found.entry.kind {
+    fn walked(root: &Path, reach: Reach) -> u64 {
+        let sizes = Walk::new(root, reach).expect("a tree").map(|found| match found.entry.kind {
             Kind::File(size) => size,
             _ => 0,
         });
@@ -86,17 +86,39 @@ mod tests {
         for i in 0..600 {
             fs::write(room.path().join(format!("{i}")), [0; 7]).expect("a file");
         }
-        let told = told(room.path(), false);
+        let told = told(room.path(), Reach::default(), false);
         assert!(told.is_sorted() && told.len() > 2, "{told:?}");
-        assert_eq!((told.last(), walked(room.path())), (Some(&(2 * 1000 + 600 * 7)), 2 * 1000 + 600 * 7));
+        assert_eq!(
+            (told.last(), walked(room.path(), Reach::default())),
+            (Some(&(2 * 1000 + 600 * 7)), 2 * 1000 + 600 * 7)
+        );
     }
 
     #[test]
     fn what_is_not_wanted_any_more_or_not_there_is_not_told() {
         let room = tempfile::tempdir().expect("a folder");
         fs::write(room.path().join("file"), "content").expect("a file");
-        assert!(told(room.path(), true).is_empty());
-        assert!(told(&room.path().join("absent"), false).is_empty());
-        assert!(told(&room.path().join("file"), false).is_empty());
+        assert!(told(room.path(), Reach::default(), true).is_empty());
+        assert!(told(&room.path().join("absent"), Reach::default(), false).is_empty());
+        assert!(told(&room.path().join("file"), Reach::default(), false).is_empty());
+    }
+
+    #[test]
+    #[ignore = "needs root: run by ./test"]
+    fn what_is_mounted_in_the_tree_counts_where_it_is_walked() {
+        let room = tempfile::tempdir().expect("a folder");
+        fs::write(room.path().join("file"), [0; 10]).expect("a file");
+        let point = room.path().join("below");
+        fs::create_dir(&point).expect("a folder");
+        let _mount = sys::testing::Mount::new(Path::new("tmpfs"), &point, "tmpfs").expect("mounted");
+        fs::create_dir(point.join("deeper")).expect("a folder");
+        fs::write(point.join("deeper/file"), [0; 100]).expect("a file");
+        for (mounts, expected) in [(false, 10), (true, 110)] {
+            let reach = Reach { mounts, ..Reach::default() };
+            assert_eq!(
+                (told(room.path(), reach, false).last(), walked(room.path(), reach)),
+                (Some(&expected), expected)
+            );
+        }
     }
 }
