@@ -83,4 +83,14 @@ mod tests {
         assert_eq!(host_port(info, 80), Some(40001));
         assert_eq!(host_port(info, 443), None);
     }
+
+    #[test]
+    fn an_nvme_disk_loses_no_doorbell_for_want_of_barriers() {
+        for (processors, expected) in [(1, "1,maxcpus=2"), (2, "2,maxcpus=3")] {
+            let machine = Machine::new("arguments").expect("a machine").processors(processors);
+            let arguments = machine.qemu_arguments(Path::new("/sockets"));
+            let at = arguments.iter().position(|argument| argument == "-smp").expect("processors");
+            assert_eq!(arguments[at + 1], expected);
+        }
+    }
 }
